@@ -1,0 +1,1 @@
+"""Problems with a known answer: joint distributions whose mutual information is known."""

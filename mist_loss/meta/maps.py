@@ -1,0 +1,107 @@
+"""Invertible maps, which leave mutual information as it is.
+
+The five element-wise maps are those of the "Beyond Normal" benchmark (Czyz et al. 2023). The others carry problems
+towards real embeddings: random monotone marginals, linear mixing and coupling layers.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Map = Callable[[Tensor], Tensor]
+
+
+def identity(t: Tensor) -> Tensor:
+    """Return t as it is."""
+    return t
+
+
+def half_cube(t: Tensor) -> Tensor:
+    """t |t|^(1/2): heavier tails."""
+    return t * t.abs().sqrt()
+
+
+def wiggly_x(t: Tensor) -> Tensor:
+    """Increasing sum of a line and three sines; the map of x."""
+    return t + 0.4 * torch.sin(t) + 0.2 * torch.sin(1.7 * t + 1) + 0.03 * torch.sin(3.3 * t - 2.5)
+
+
+def wiggly_y(t: Tensor) -> Tensor:
+    """Increasing sum of a line and three sines; the map of y."""
+    return t - 0.4 * torch.sin(0.4 * t) + 0.17 * torch.sin(1.3 * t + 3.5) + 0.02 * torch.sin(4.3 * t - 2.5)
+
+
+# name -> (map of x, map of y); the names are those of the paper's configurations
+MAPS: dict[str, tuple[Map, Map]] = {
+    "base": (identity, identity),
+    "halfcube": (half_cube, half_cube),
+    "asinh": (torch.asinh, torch.asinh),
+    "wigglify": (wiggly_x, wiggly_y),
+    "normal_cdf": (torch.special.ndtr, torch.special.ndtr),
+}
+
+
+def random_monotone(t: Tensor) -> Tensor:
+    """A random increasing map for every set and feature: a line plus three logistic steps.
+
+    Args:
+        t: (b, n, d), of about unit scale.
+
+    Returns:
+        (b, n, d).
+    """
+    b, _, d = t.shape
+    line = torch.rand(b, 1, d, device=t.device) + 0.05
+    out = line * t
+    for _ in range(3):
+        height = 2 * torch.randn(b, 1, d, device=t.device).abs()
+        centre = 1.5 * torch.randn(b, 1, d, device=t.device)
+        slope = torch.exp(0.7 * torch.randn(b, 1, d, device=t.device))
+        out = out + height * torch.tanh(slope * (t - centre))
+    return out
+
+
+def random_rotation(b: int, d: int, device: torch.device) -> Tensor:
+    """(b, d, d) orthogonal matrices: Q of the QR decomposition of Gaussian matrices."""
+    return torch.linalg.qr(torch.randn(b, d, d, device=device)).Q
+
+
+def random_linear(b: int, d: int, device: torch.device, spread: float = 1.0) -> Tensor:
+    """Random invertible matrices, also ill-conditioned ones.
+
+    Args:
+        b: how many.
+        d: dimensions.
+        device: where.
+        spread: standard deviation of log singular values is uniform in [0, spread].
+
+    Returns:
+        (b, d, d) matrices Q1 diag(exp(spread U z)) Q2.
+    """
+    strength = spread * torch.rand(b, 1, device=device)
+    singular = torch.exp(strength * torch.randn(b, d, device=device))
+    return (random_rotation(b, d, device) * singular[:, None]) @ random_rotation(b, d, device)
+
+
+def random_coupling(t: Tensor) -> Tensor:
+    """A random affine coupling layer: the second half is scaled and shifted by a smooth function of the first half.
+
+    Args:
+        t: (b, n, d), of about unit scale; returned as it is for d = 1.
+
+    Returns:
+        (b, n, d).
+    """
+    b, _, d = t.shape
+    if d < 2:
+        return t
+    k, hidden = d // 2, 16
+    first, second = t[..., :k], t[..., k:]
+    inner = torch.randn(b, k, hidden, device=t.device) / math.sqrt(k)
+    outer = torch.randn(b, hidden, 2 * (d - k), device=t.device) / math.sqrt(hidden)
+    strength = torch.rand(b, 1, 1, device=t.device)
+    wave = torch.tanh(1.5 * first @ inner + torch.randn(b, 1, hidden, device=t.device))
+    log_scale, shift = (wave @ outer * strength).chunk(2, dim=-1)
+    return torch.cat([first, second * torch.exp(0.7 * torch.tanh(log_scale)) + 1.5 * shift], dim=-1)

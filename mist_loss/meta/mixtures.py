@@ -1,0 +1,308 @@
+"""Named meta-distributions: which families, dimensions and row counts are drawn, and how often."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mist_loss.meta import discrete, families, maps, structures
+from mist_loss.meta.families import Problem
+
+# A family draws b problems with random parameters: (b, n, dx, dy, device) -> Problem
+Family = Callable[[int, int, int, int, torch.device], Problem]
+
+# The configurations of the paper's code: base - structure - map
+PAPER_TRAIN = (
+    "multi_normal-dense-base",
+    "multi_normal-dense-halfcube",
+    "multi_normal-dense-asinh",
+    "multi_normal-sparse-wigglify",
+    "multi_normal-sparse-base",
+    "multi_normal-lvm-wigglify",
+    "multi_normal-lvm-base",
+    "multi_normal-2pair-base",
+    "multi_student-dense-base",
+    "multi_student-dense-wigglify",
+    "multi_student-sparse-halfcube",
+    "multi_student-sparse-base",
+    "multi_student-sparse-asinh",
+    "multi_student-2pair-asinh",
+    "multi_student-2pair-halfcube",
+    "multi_additive_noise-wigglify",
+)
+PAPER_IMD = (
+    "multi_normal-dense-base",
+    "multi_normal-lvm-wigglify",
+    "multi_normal-dense-halfcube",
+    "multi_student-dense-base",
+    "multi_student-sparse-base",
+    "multi_student-sparse-asinh",
+)
+PAPER_OOMD = (
+    "multi_normal-dense-wigglify",
+    "multi_normal-sparse-halfcube",
+    "multi_normal-sparse-asinh",
+    "multi_student-sparse-wigglify",
+    "multi_student-dense-halfcube",
+    "multi_additive_noise-base",
+    "multi_additive_noise-halfcube",
+)
+
+
+def uniform(b: int, low: float, high: float, device: torch.device) -> Tensor:
+    """(b,) draws from the uniform distribution on (low, high)."""
+    return low + (high - low) * torch.rand(b, device=device)
+
+
+def correlation(structure: str, b: int, dx: int, dy: int, device: torch.device) -> Tensor:
+    """Random correlation matrices of a structure of the paper, with the paper's parameter ranges.
+
+    Args:
+        structure: dense, sparse, 2pair, lvm or identity.
+        b: how many.
+        dx: dimensions of x.
+        dy: dimensions of y.
+        device: where.
+
+    Returns:
+        (b, dx + dy, dx + dy).
+    """
+    if structure == "dense":
+        return structures.dense_correlation(uniform(b, 0, 0.5, device), dx, dy)
+    if structure == "identity":
+        return structures.dense_correlation(torch.zeros(b, device=device), dx, dy)
+    m, zero = min(dx, dy), torch.zeros(b, device=device)
+    interacting = torch.randint(1, m + 1, (b,), device=device)
+    if structure == "lvm":
+        alpha, beta = uniform(b, 0, 1, device), uniform(b, 0, 1.5, device)
+        lambd, eta = uniform(b, 0.1, 3, device), uniform(b, 0.1, 5, device)
+        return structures.latent_correlation(dx, dy, interacting, alpha, lambd, beta, eta)
+    if structure == "2pair":
+        interacting = torch.full_like(interacting, min(2, m))
+    elif structure != "sparse":
+        raise ValueError(f"structure must be dense, sparse, 2pair, lvm or identity, got {structure!r}")
+    strength = uniform(b, 0.1, 5, device)
+    return structures.latent_correlation(dx, dy, interacting, zero, strength, zero, strength)
+
+
+def configuration(
+    name: str, b: int, n: int, dx: int, dy: int, device: torch.device = torch.device("cpu")
+) -> Problem:
+    """Draw b problems of a configuration of the paper, parameters uniform over the paper's ranges.
+
+    Args:
+        name: base-structure-map, for instance "multi_student-sparse-asinh" or "multi_additive_noise-wigglify".
+        b: how many sets.
+        n: rows of each.
+        dx: dimensions of x.
+        dy: dimensions of y.
+        device: where.
+
+    Raises:
+        ValueError: the name is not of that form.
+    """
+    base, _, rest = name.partition("-")
+    structure, _, map_name = rest.rpartition("-")
+    if map_name not in maps.MAPS:
+        raise ValueError(f"the map of a configuration must be one of {sorted(maps.MAPS)}, got {name!r}")
+    if base == "multi_normal":
+        problem = families.normal(correlation(structure, b, dx, dy, device), n, dx)
+    elif base == "multi_student":
+        dof = uniform(b, 1, 10, device)
+        problem = families.student(correlation(structure, b, dx, dy, device), dof, n, dx)
+    elif base == "multi_additive_noise":
+        epsilon = 0.1 + 1.9 * torch.rand(b, min(dx, dy), device=device)
+        problem = families.additive_noise(epsilon, n, dx, dy)
+    else:
+        raise ValueError(
+            f"a configuration starts with multi_normal, multi_student or multi_additive_noise, got {name!r}"
+        )
+    map_x, map_y = maps.MAPS[map_name]
+    return Problem(map_x(problem.x), map_y(problem.y), problem.mi)
+
+
+def _configured(name: str) -> Family:
+    return lambda b, n, dx, dy, device: configuration(name, b, n, dx, dy, device)
+
+
+def _any_map(base: str) -> Family:
+    """A base and structure of the paper under one of the five maps."""
+
+    def draw(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
+        return configuration(f"{base}-{_choice(list(maps.MAPS))}", b, n, dx, dy, device)
+
+    return draw
+
+
+def _chance(p: float) -> bool:
+    return bool(torch.rand(()) < p)
+
+
+def _choice(options: list[str]) -> str:
+    return options[int(torch.randint(len(options), ()))]
+
+
+def _carry(problem: Problem) -> Problem:
+    """Carry a problem towards real embeddings: coupling, element-wise map, linear mixing, monotone marginals, by chance."""
+    (x, y, mi), b = problem, len(problem.mi)
+    if _chance(0.25):
+        x, y = maps.random_coupling(x), maps.random_coupling(y)
+    if _chance(0.25):
+        map_x, map_y = maps.MAPS[_choice(list(maps.MAPS))]
+        x, y = map_x(x), map_y(y)
+    if _chance(0.6):
+        x = x @ maps.random_linear(b, x.shape[2], x.device)
+        y = y @ maps.random_linear(b, y.shape[2], y.device)
+        x, y = (t / t.square().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-12) for t in (x, y))
+    if _chance(0.3):
+        x, y = maps.random_monotone(x), maps.random_monotone(y)
+    return Problem(x, y, mi)
+
+
+def _random_rho(b: int, m: int, device: torch.device) -> Tensor:
+    """(b, m) canonical correlations: any number of them, decaying, scattered or of one size, up to 0.998."""
+    top = 0.998 * torch.rand(b, 1, device=device) ** 0.5
+    i = torch.arange(m, device=device)
+    decaying = torch.exp(-i * torch.rand(b, 1, device=device) ** 2)
+    scattered, level = torch.rand(b, m, device=device), torch.ones(b, m, device=device)
+    kind = torch.randint(3, (b, 1), device=device)
+    shape = torch.where(kind == 0, decaying, torch.where(kind == 1, scattered, level))
+    return top * shape * (i < torch.randint(0, m + 1, (b, 1), device=device))
+
+
+def _canonical(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
+    problem = families.canonical_normal(_random_rho(b, min(dx, dy), device), n, dx, dy)
+    if _chance(0.3):
+        problem = families.with_student_scale(problem, uniform(b, 1, 10, device))
+    return _carry(problem)
+
+
+def _student_identity(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
+    dispersion = correlation("identity", b, dx, dy, device)
+    problem = families.student(dispersion, uniform(b, 1, 10, device), n, dx)
+    map_x, map_y = maps.MAPS[_choice(["base", "asinh", "wigglify"])]
+    return Problem(map_x(problem.x), map_y(problem.y), problem.mi)
+
+
+def _additive(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
+    """Additive noise of any width, one width for all coordinates or each its own, some without dependence."""
+    m = min(dx, dy)
+    low, high = math.log(0.03), math.log(2.0)
+    each = torch.rand(b, m, device=device)
+    common = torch.rand(b, 1, device=device).expand(-1, m)
+    epsilon = torch.exp(low + (high - low) * (common if _chance(0.5) else each))
+    active = torch.arange(m, device=device) < torch.randint(1, m + 1, (b, 1), device=device)
+    return _carry(families.additive_noise(torch.where(active, epsilon, 50.0), n, dx, dy))
+
+
+def _signed(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
+    rho = _random_rho(b, min(dx, dy), device).clamp_max(0.95)
+    flip = 0.5 * torch.rand(b, device=device) if _chance(0.5) else torch.full((b,), 0.5, device=device)
+    return _carry(families.signed_normal(rho, flip, n, dx, dy))
+
+
+def _labelled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
+    """One to eight independent sources, each a labelled mixture behind a symmetric channel; y at times the label."""
+    largest = min(dx, dy, 8)
+    blocks = int(torch.randint(1, largest + 1, ()))
+    px, py = dx // blocks, dy // blocks
+    classes = int(torch.randint(2, 11, ())) if _chance(0.5) else 2
+    discrete_y = classes <= py and _chance(0.3)
+    s = b * blocks
+    weights = torch.rand(s, classes, device=device) + 0.2
+    prior = weights / weights.sum(1, keepdim=True) if _chance(0.5) else torch.full_like(weights, 1 / classes)
+    ceiling = (classes - 1) / classes  # the flip rate at which nothing gets through
+    flip = ceiling * (torch.rand(b, device=device) * (torch.rand(b, device=device) < 0.8)).repeat_interleave(blocks)
+    separation = torch.exp(uniform(b, math.log(0.5), math.log(8.0), device)).repeat_interleave(blocks)
+
+    def means(d: int) -> Tensor:
+        spread = torch.randn(s, classes, d, device=device) / math.sqrt(d)
+        return spread * separation[:, None, None]
+
+    joint = discrete.symmetric_channel(prior, flip)
+    problem = discrete.labelled_mixture(joint, means(px), None if discrete_y else means(py), n)
+    problem = discrete.independent_blocks(problem, b, dx, dy)
+    if discrete_y:
+        return problem
+    return _carry(problem)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A meta-distribution.
+
+    families: (weight, family) pairs; rows and dims: inclusive ranges; equal: share of shapes with dx = dy, drawn
+    evenly from ``equal_dims``, the other shapes draw dx and dy on a log scale, each alone.
+    """
+
+    families: tuple[tuple[float, Family], ...]
+    rows: tuple[int, int]
+    dims: tuple[int, int]
+    equal: float
+    equal_dims: tuple[int, int]
+
+    def shape(self) -> tuple[int, int, int]:
+        """Draw (n, dx, dy): rows on a log scale."""
+        n = _log_uniform(*self.rows)
+        if _chance(self.equal):
+            low, high = self.equal_dims
+            d = int(torch.randint(low, high + 1, ()))
+            return n, d, d
+        return n, _log_uniform(*self.dims), _log_uniform(*self.dims)
+
+    def batch(
+        self, sets: int, n: int, dx: int, dy: int, device: torch.device = torch.device("cpu"), chunk: int = 4
+    ) -> Problem:
+        """Draw sets of one shape; every ``chunk`` of them comes from one family, so that a batch mixes families."""
+        sizes = [min(chunk, sets - start) for start in range(0, sets, chunk)]
+        weights = torch.tensor([float(w) for w, _ in self.families])
+        picks = torch.multinomial(weights, len(sizes), replacement=True).tolist()
+        parts = [self.families[k][1](b, n, dx, dy, device) for b, k in zip(sizes, picks, strict=True)]
+        x, y, mi = (torch.cat(t) for t in zip(*parts, strict=True))
+        return Problem(x, y, mi)
+
+
+def _log_uniform(low: int, high: int) -> int:
+    """An integer in [low, high], even on a log scale."""
+    u = float(torch.rand(()))
+    return min(high, int(math.exp(math.log(low) + u * math.log((high + 1) / low))))
+
+
+def _paper(names: tuple[str, ...]) -> Mixture:
+    return Mixture(
+        families=tuple((1.0, _configured(name)) for name in names),
+        rows=(10, 512),
+        dims=(2, 32),
+        equal=1.0,
+        equal_dims=(2, 32),
+    )
+
+
+MIXTURES: dict[str, Mixture] = {
+    "paper": _paper(PAPER_TRAIN),
+    "paper-imd": _paper(PAPER_IMD),
+    "paper-oomd": _paper(PAPER_OOMD),
+    "broad": Mixture(
+        families=(
+            (6, _any_map("multi_normal-dense")),
+            (6, _any_map("multi_normal-sparse")),
+            (5, _any_map("multi_normal-lvm")),
+            (3, _any_map("multi_normal-2pair")),
+            (6, _any_map("multi_student-dense")),
+            (6, _any_map("multi_student-sparse")),
+            (3, _any_map("multi_student-2pair")),
+            (5, _any_map("multi_additive_noise")),
+            (6, _student_identity),
+            (24, _canonical),
+            (6, _additive),
+            (6, _signed),
+            (16, _labelled),
+        ),
+        rows=(10, 4096),
+        dims=(1, 64),
+        equal=0.65,
+        equal_dims=(1, 34),
+    ),
+}
