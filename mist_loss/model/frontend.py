@@ -1,0 +1,140 @@
+"""The invariant front end: Gaussianise every feature, whiten each side, align the sides.
+
+Mutual information does not change under invertible maps of x or of y; what such maps can change is removed here rather
+than learned. Nothing depends on the order of the rows or of the features, on the shift and scale of a feature, or, where
+rows are plenty, on an invertible linear map of a side.
+"""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+KNOTS = 32  # of the piecewise-linear map to normal scores
+
+
+class Canonical(NamedTuple):
+    """A sample in its canonical frame: coordinate i of u faces coordinate i of v, strongest correlation first.
+
+    u, v: (b, n, m) with m = min(dx, dy); rho: (b, m) canonical correlations; x, y: (b, n, dx), (b, n, dy) whitened;
+    dof_x, dof_y: (b,) mean variance left after shrinkage, 1 where rows are plenty.
+    """
+
+    u: Tensor
+    v: Tensor
+    rho: Tensor
+    x: Tensor
+    y: Tensor
+    dof_x: Tensor
+    dof_y: Tensor
+
+
+def standardize(x: Tensor) -> Tensor:
+    """Centre every feature and divide it by its mean absolute deviation, so that any finite scale is safe.
+
+    Args:
+        x: (b, n, d) floating point; half precision is raised to float32 first.
+
+    Returns:
+        (b, n, d); constant features become zero.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    # divide before averaging: the sum of squares or even of absolute values may overflow
+    peak = x.detach().abs().amax(1, keepdim=True)
+    x = x / torch.where(peak > 0, peak, 1)
+    x = x - x.mean(1, keepdim=True)
+    deviation = x.abs().mean(1, keepdim=True)
+    return x / torch.where(deviation > 1e-6, deviation, 1)
+
+
+def gaussianize(x: Tensor) -> Tensor:
+    """Map every feature to normal scores through its empirical quantiles.
+
+    The map is piecewise linear through KNOTS sample quantiles, evenly spaced in normal scores. Quantiles are sorted values,
+    so gradients pass through the map and through its knots; hard ranks would have none. Ties share the middle of the
+    scores they span, which keeps discrete features symmetric.
+
+    Args:
+        x: (b, n, d).
+
+    Returns:
+        (b, n, d) with values within the normal scores of the smallest and largest of n rows.
+    """
+    n = x.shape[1]
+    columns = rearrange(x, "b n d -> b d n").contiguous()
+    top = float(torch.special.ndtri(torch.tensor(1 - 0.5 / n, dtype=torch.float64)))
+    scores = torch.linspace(-top, top, KNOTS, dtype=torch.float64)
+    position = (torch.special.ndtr(scores) * n - 0.5).clamp(0, n - 1)
+    below = position.floor().long()
+    above, share = (below + 1).clamp(max=n - 1).to(x.device), (position - below).to(x)
+    ordered = columns.sort(-1).values
+    knots = torch.lerp(ordered[..., below.to(x.device)], ordered[..., above], share)
+
+    def place(right: bool) -> Tensor:
+        """Position among the knots, counted in knots; ties fall on the first or the last knot they span."""
+        index = torch.searchsorted(knots.detach(), columns.detach(), right=right)
+        upper = index.clamp(1, KNOTS - 1)
+        start, gap = knots.gather(-1, upper - 1), knots.gather(-1, upper)
+        gap = gap - start
+        tied = gap < 1e-6
+        # no gradient across ties: a slope of 1/0 would drown every other
+        fraction = torch.where(tied, 0.0, (columns - start) / torch.where(tied, 1.0, gap))
+        return torch.where(index == KNOTS, KNOTS - 1.0, upper - 1 + fraction)
+
+    middle = (place(False) + place(True)) / 2
+    return rearrange(top * (2 / (KNOTS - 1) * middle - 1), "b d n -> b n d")
+
+
+def shrinkage(n: int, d: int) -> float:
+    """Share of the identity in the covariance: it vanishes like (d/n)^4, so that the invariance is exact in the limit."""
+    r = 0.8 * (d / n) ** 4
+    return (1e-6 + r) / (1 + r)
+
+
+def whiten(z: Tensor) -> Tensor:
+    """Centre and decorrelate the features, through the Cholesky factor of the shrunk covariance, in float64.
+
+    Args:
+        z: (b, n, d).
+
+    Returns:
+        (b, n, d), float64 (float32 on devices without it), unit covariance where rows are plenty; directions without
+        variance become zero.
+    """
+    n, d = z.shape[1:]
+    z = z.to(torch.float32 if z.device.type == "mps" else torch.float64)
+    z = z - z.mean(1, keepdim=True)
+    covariance = z.transpose(1, 2) @ z / n
+    share = shrinkage(n, d)
+    level = covariance.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-6)
+    identity = torch.eye(d, device=z.device, dtype=z.dtype)
+    shrunk = (1 - share) * covariance + share * level[:, None, None] * identity
+    factor = torch.linalg.cholesky_ex(shrunk).L
+    return torch.linalg.solve_triangular(factor, z.transpose(1, 2), upper=False).transpose(1, 2)
+
+
+def align(zx: Tensor, zy: Tensor) -> Canonical:
+    """Whiten both sides and rotate them into their canonical frame (Hotelling 1936).
+
+    The rotations are constants for autograd, since mutual information does not depend on them; the correlations
+    rho_i = mean(u_i v_i) have the exact gradient of singular values. The sign of a pair is that of its third moment.
+
+    Args:
+        zx: (b, n, dx).
+        zy: (b, n, dy).
+
+    Returns:
+        Canonical, in the dtype of zx.
+    """
+    n, dtype = zx.shape[1], zx.dtype
+    x, y = whiten(zx), whiten(zy)
+    with torch.no_grad():
+        left, _, right = torch.linalg.svd(x.transpose(1, 2) @ y / n, full_matrices=False)
+        u, v = x @ left, y @ right.transpose(1, 2)
+        sign = torch.where((u**3 + v**3).sum(1) < 0, -1.0, 1.0).to(left)[:, None]
+        left, right = left * sign, right.transpose(1, 2) * sign
+    u, v = x @ left, y @ right
+    rho = (u * v).mean(1)
+    dofs = (x.square().mean((1, 2)), y.square().mean((1, 2)))
+    return Canonical(*(t.to(dtype) for t in (u, v, rho, x, y, *dofs)))

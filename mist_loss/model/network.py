@@ -1,0 +1,150 @@
+"""MIST: from a set of paired rows to the predictive distribution of their mutual information (arXiv 2511.18945)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from mist_loss.model import weights
+from mist_loss.model.attention import ISAB, MAB, PMA
+from mist_loss.model.quantiles import KNOTS
+from mist_loss.model.statistics import Summary, summarize
+
+
+@dataclass(frozen=True)
+class MISTConfig:
+    """Sizes of the network and the range it was trained on.
+
+    rows, dims: inclusive ranges of the training problems; row_pairs: canonical pairs a row is described by;
+    width: of the residual head; set_width: of the attention blocks.
+    """
+
+    rows: tuple[int, int] = (10, 4096)
+    dims: tuple[int, int] = (1, 64)
+    width: int = 256
+    set_width: int = 64
+    row_pairs: int = 8
+    pair_width: int = 24
+
+
+class RowEmbedding(nn.Module):
+    """One row: attention along its canonical pairs with learned pooling.
+
+    A pair enters through its sum, the size of its difference, and what its token says, all unchanged when x and y are
+    exchanged; heads of learned attention pool the pairs, so that their number may vary.
+    """
+
+    def __init__(self, config: MISTConfig, heads: int = 4):
+        super().__init__()
+        self.limit = config.row_pairs
+        self.point = nn.Linear(4, config.pair_width)
+        self.context = nn.Linear(config.set_width, config.pair_width)
+        self.attend = nn.Linear(config.pair_width, heads)
+        self.pool = nn.Linear(heads * config.pair_width, config.set_width)
+        self.radial = nn.Linear(2, config.set_width)
+
+    def forward(self, summary: Summary, tokens: Tensor) -> Tensor:
+        """(b, n, set_width) from the canonical coordinates and the embedded tokens (b, t, set_width)."""
+        pairs = min(self.limit, summary.u.shape[2])
+        u, v = (t[..., :pairs].clamp(-5, 5) for t in (summary.u, summary.v))
+        total, apart = (u + v) / 2, (u - v).abs()
+        points = torch.stack([total, apart, total**2 / 2, torch.log(apart + 0.05)], dim=-1)
+        hidden = F.relu(self.point(points) + self.context(tokens[:, None, :pairs]))
+        share = self.attend(hidden).softmax(dim=2)
+        pooled = rearrange(torch.einsum("bnpc,bnpa->bnac", hidden, share), "b n a c -> b n (a c)")
+        rx, ry = summary.radii.unbind(-1)
+        return self.pool(pooled) + self.radial(torch.stack([rx + ry, (rx - ry).abs()], dim=-1))
+
+
+class Residual(nn.Module):
+    """A pre-normalised residual block: (b, h) -> (b, h)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.block = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Add what the block says."""
+        return hidden + self.block(hidden)
+
+
+class MIST(nn.Module):
+    """The estimator.
+
+    ``model(x, y)`` with x (b, n, dx) and y (b, n, dy) gives (b, KNOTS): the quantiles of I(x; y) in nats at fixed levels,
+    see ``mist_loss.model.quantiles``. No layer looks across sets. The buffers hold the fixed normalisation of the
+    summaries; ``fit_normalization`` computes them once, before training.
+    """
+
+    def __init__(self, config: MISTConfig | None = None):
+        super().__init__()
+        self.config = config = config or MISTConfig()
+        probe = summarize(torch.randn(1, 16, 2), torch.randn(1, 16, 2), config.rows[1])
+        s, f = probe.vector.shape[1], probe.tokens.shape[2]
+        for name, size in (("vector", s), ("token", f)):
+            self.register_buffer(f"{name}_mean", torch.zeros(size))
+            self.register_buffer(f"{name}_std", torch.ones(size))
+        h = config.set_width
+        self.embed_vector, self.skip = nn.Linear(s, config.width), nn.Linear(s, 1)
+        self.embed_token, self.token_context = nn.Linear(f, h), nn.Linear(config.width, h)
+        self.token_blocks = nn.ModuleList([MAB(h), MAB(h)])
+        self.token_pool, self.token_out = PMA(h), nn.Linear(4 * h, config.width)
+        self.embed_row, self.row_context = RowEmbedding(config), nn.Linear(config.width, h)
+        self.row_blocks = nn.ModuleList([ISAB(h), ISAB(h)])
+        self.row_pool, self.row_out = PMA(h), nn.Linear(4 * h, config.width)
+        self.head = nn.Sequential(*(Residual(config.width) for _ in range(3)), nn.LayerNorm(config.width))
+        self.quantiles = nn.Linear(config.width, KNOTS)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path) -> "MIST":
+        """Load bundled weights by name ("mist-base") or a file that ``save_weights`` wrote; in eval mode.
+
+        Raises:
+            ValueError: an unknown name, or an altered or foreign file.
+            FileNotFoundError: the file is missing.
+        """
+        return weights.load(name_or_path)
+
+    def summarize(self, x: Tensor, y: Tensor) -> Summary:
+        """The part without parameters: front end and summaries, in at least float32, also under autocast."""
+        with torch.autocast(x.device.type, enabled=False):
+            return summarize(x, y, self.config.rows[1])
+
+    def fit_normalization(self, summaries: list[Summary]) -> None:
+        """Set the normalisation constants from summaries of a few training batches."""
+        vector = torch.cat([s.vector for s in summaries])
+        tokens = torch.cat([s.tokens.flatten(0, 1) for s in summaries])
+        for name, values in (("vector", vector), ("token", tokens)):
+            getattr(self, f"{name}_mean").copy_(values.mean(0))
+            getattr(self, f"{name}_std").copy_(values.std(0) + 1e-3)
+
+    def read(self, summary: Summary) -> Tensor:
+        """Predict from a summary: (b, KNOTS)."""
+        vector = (summary.vector - self.vector_mean) / self.vector_std
+        hidden = self.embed_vector(vector.clamp(-6, 6))
+        tokens = ((summary.tokens - self.token_mean) / self.token_std).clamp(-6, 6)
+        tokens = self.embed_token(tokens) + self.token_context(hidden)[:, None]
+        for block in self.token_blocks:
+            tokens = block(tokens, tokens)
+        rows = self.embed_row(summary, tokens) + self.row_context(hidden)[:, None]
+        for block in self.row_blocks:
+            rows = block(rows)
+        hidden = hidden + self.token_out(self.token_pool(tokens)) + self.row_out(self.row_pool(rows))
+        raw = self.quantiles(self.head(hidden))
+        middle = KNOTS // 2
+        centre = raw[:, middle : middle + 1] + self.skip(vector.clamp(-20, 20))
+        up = F.softplus(raw[:, middle + 1 :] - 2).cumsum(1)
+        down = F.softplus(raw[:, :middle] - 2).flip(1).cumsum(1).flip(1)
+        # mutual information is not negative: softplus with a corner of about 0.25 nats
+        return F.softplus(torch.cat([centre - down, centre, centre + up], dim=1), beta=4)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Quantiles (b, KNOTS) of I(x; y) for x (b, n, dx) and y (b, n, dy)."""
+        summary = self.summarize(x, y)
+        dtype = self.vector_mean.dtype
+        return self.read(Summary(*(t.to(dtype) for t in summary)))

@@ -1,0 +1,204 @@
+"""Cross-moment summaries of a canonical sample: one vector for the set, one token for each facing pair of coordinates.
+
+Every summary is a mean over rows, unchanged when x and y are exchanged, and costs time linear in the rows.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor
+
+from mist_loss.model.frontend import Canonical, align, gaussianize, standardize
+
+PAIRS = 32  # facing pairs that become tokens
+QUADRATIC = 4  # leading coordinates whose products are aligned a second time
+
+
+class Summary(NamedTuple):
+    """What the network sees of a set.
+
+    vector: (b, s); tokens: (b, t, f), first the canonical pairs, then the pairs of products, then the radii;
+    u, v: (b, n, m) canonical coordinates; radii: (b, n, 2) normal scores of the lengths of the whitened rows.
+    """
+
+    vector: Tensor
+    tokens: Tensor
+    u: Tensor
+    v: Tensor
+    radii: Tensor
+
+
+def summarize(x: Tensor, y: Tensor, max_rows: int) -> Summary:
+    """Run the front end and summarise what it gives.
+
+    Args:
+        x: (b, n, dx).
+        y: (b, n, dy).
+        max_rows: row count beyond which the summary says "this many": more rows only lower the noise.
+    """
+    n, dx, dy = x.shape[1], x.shape[2], y.shape[2]
+    x, y = standardize(x), standardize(y)
+    zx, zy = gaussianize(x), gaussianize(y)
+    linear = align(zx, zy)
+    quadratic = align(products(linear.u), products(linear.v))
+    radii = gaussianize(torch.stack([log_radius(linear.x), log_radius(linear.y)], dim=-1))
+    radial = torch.cat([radii[..., :1], radii[..., 1:]], dim=-1)
+    radial_rho = (radial[..., 0] * radial[..., 1]).mean(1, keepdim=True)
+    tokens = torch.cat(
+        [
+            pair_tokens(linear.u[..., :PAIRS], linear.v[..., :PAIRS], linear.rho[:, :PAIRS], kind=0),
+            pair_tokens(quadratic.u, quadratic.v, quadratic.rho, kind=1),
+            pair_tokens(radial[..., :1], radial[..., 1:], radial_rho, kind=2),
+        ],
+        dim=1,
+    )
+    gate = 1 / (1 + (n / (4 * (dx + dy))) ** 4)
+    vector = torch.cat(
+        [
+            correlation_summary(linear.rho, PAIRS),
+            correlation_summary(quadratic.rho, 6),
+            radial_summary(linear, radial_rho),
+            gate * frame_summary(x, y, zx, zy),
+            shape_summary(x, min(n, max_rows), dx, dy),
+        ],
+        dim=1,
+    )
+    return Summary(vector, tokens, linear.u, linear.v, radii)
+
+
+def products(u: Tensor) -> Tensor:
+    """Second-order features of the leading coordinates: u_i u_j for i <= j. They see dependence that has no correlation.
+
+    Together they span the same space after any rotation of those coordinates, so nothing of the invariance is lost.
+    """
+    head = 4 * torch.tanh(u[..., :QUADRATIC] / 4)
+    i, j = torch.triu_indices(head.shape[-1], head.shape[-1], device=u.device)
+    return head[..., i] * head[..., j]
+
+
+def log_radius(white: Tensor) -> Tensor:
+    """(b, n) log mean square of the whitened rows; a common scale, as of a Student-t, moves it on both sides."""
+    return torch.log(white.square().mean(-1) + 1e-4)
+
+
+def gaussian_terms(rho: Tensor, caps: tuple[float, ...]) -> Tensor:
+    """-1/2 log(1 - (c rho)^2) for each cap c, the Gaussian mutual information of a pair shrunk by c: (...,) -> (..., c)."""
+    rho = rho.abs().clamp(max=0.99999)
+    return torch.stack([-0.5 * torch.log1p(-((c * rho) ** 2)) for c in caps], dim=-1)
+
+
+def correlation_summary(rho: Tensor, width: int) -> Tensor:
+    """Sorted correlations padded to a width, their Gaussian mutual information at several shrinkages, and norms."""
+    padded = F.pad(rho[:, :width], (0, max(0, width - rho.shape[1])))
+    terms = gaussian_terms(rho, (0.9999, 0.99, 0.95, 0.8, 0.5)).sum(1)
+    square = rho.square().sum(1, keepdim=True)
+    norms = [(square + 1e-8).sqrt(), rho.mean(1, keepdim=True), (rho.pow(4).sum(1, keepdim=True) + 1e-8) ** 0.25]
+    return torch.cat([padded, terms, square, *norms], dim=1)
+
+
+def radial_summary(linear: Canonical, radial_rho: Tensor) -> Tensor:
+    """Correlation and spread of the radii, fourth moments, and what shrinkage left of each side."""
+    spread_x, spread_y = log_radius(linear.x).std(1), log_radius(linear.y).std(1)
+    # Mardia's kurtosis: of the length of a row, so that the frame does not matter
+    fourth_x, fourth_y = (t.square().mean(2).square().mean(1).log1p() for t in (linear.x, linear.y))
+    pairs = [(spread_x, spread_y), (fourth_x, fourth_y), (linear.dof_x, linear.dof_y)]
+    return torch.cat([radial_rho, gaussian_terms(radial_rho[:, 0], (0.99, 0.9)), symmetric(pairs)], dim=1)
+
+
+def frame_summary(x: Tensor, y: Tensor, zx: Tensor, zy: Tensor) -> Tensor:
+    """What the user's own coordinates tell when rows are too few to whiten: cross-correlations of single features, and tails.
+
+    Not invariant under linear maps; the caller gates it so that it vanishes as rows become plenty.
+    """
+    cross = standard_score(zx).transpose(1, 2) @ standard_score(zy) / x.shape[1]
+    width, parts = 16, []
+    for side in (1, 2):
+        best = cross.abs().amax(side).sort(dim=1, descending=True).values
+        terms = gaussian_terms(best, (0.99, 0.9, 0.7)).sum(1)
+        parts.append(torch.cat([F.pad(best[:, :width], (0, max(0, width - best.shape[1]))), terms], dim=1))
+    size = (cross.square().sum((1, 2)) + 1e-8).sqrt()[:, None]
+    mean = cross.mean((1, 2)).abs()[:, None]
+    within = [(mean_square_correlation(zx), mean_square_correlation(zy)), (tail_weight(x), tail_weight(y))]
+    return torch.cat([parts[0] + parts[1], (parts[0] - parts[1]).abs()[:, width:], size, mean, symmetric(within)], dim=1)
+
+
+def standard_score(z: Tensor) -> Tensor:
+    """Features (b, n, d) with zero mean and unit variance; constant ones stay zero."""
+    z = z - z.mean(1, keepdim=True)
+    return z / z.square().mean(1, keepdim=True).clamp_min(1e-6).sqrt()
+
+
+def mean_square_correlation(z: Tensor) -> Tensor:
+    """(b,) mean squared correlation between the features of one side."""
+    s = standard_score(z)
+    return (s.transpose(1, 2) @ s / s.shape[1]).square().mean((1, 2))
+
+
+def tail_weight(x: Tensor) -> Tensor:
+    """(b,) mean over features of log1p of the standard deviation in units of the mean absolute deviation."""
+    return x.square().mean(1).log1p().mean(1)
+
+
+def symmetric(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Sum and absolute difference of what belongs to x and to y: (b, 2 len(pairs))."""
+    return torch.stack([t for a, b in pairs for t in (a + b, (a - b).abs())], dim=1)
+
+
+def shape_summary(x: Tensor, n: int, dx: int, dy: int) -> Tensor:
+    """(b, 7) logarithms and ratios of rows and dimensions."""
+    low, high = min(dx, dy), max(dx, dy)
+    ratio = (dx + dy) / n
+    values = [math.log(n), math.log(low), math.log(high), low / 32, high / 32, math.sqrt(ratio), math.log(ratio)]
+    return x.new_tensor(values).expand(len(x), -1)
+
+
+def basis(t: Tensor) -> Tensor:
+    """Eight functions of a coordinate of about unit variance: (...,) -> (..., 8)."""
+    c = 4 * torch.tanh(t / 4)  # bounded, so that a single row cannot own a mean
+    second, third = (c**2 - 1) / math.sqrt(2), (c**3 - 3 * c) / math.sqrt(6)
+    sin, cos = torch.sin(2 * c), torch.cos(2 * c)
+    return torch.stack([c, second, third, c.abs(), sin, cos, 2 * sin * cos, 2 * cos**2 - 1], dim=-1)
+
+
+def pair_tokens(u: Tensor, v: Tensor, rho: Tensor, kind: int) -> Tensor:
+    """Describe the joint distribution of each facing pair.
+
+    Cross-covariances of eight functions of u and of v (the Gram matrix of a truncated expansion of the density ratio),
+    and moments of the sum and of the difference of the pair, which a Gaussian pair has independent and normal.
+
+    Args:
+        u: (b, n, m).
+        v: (b, n, m).
+        rho: (b, m) correlations of the pairs.
+        kind: 0, 1 or 2, marked in the token.
+
+    Returns:
+        (b, m, f).
+    """
+    b, n, m = u.shape
+    fu, fv = (rearrange(basis(t), "b n m f -> b m n f") for t in (u, v))
+    mean_u, mean_v = fu.mean(2), fv.mean(2)
+    gram = fu.transpose(2, 3) @ fv / n - mean_u[..., :, None] * mean_v[..., None, :]
+    i, j = torch.triu_indices(8, 8, device=u.device)
+    even, odd = (gram + gram.transpose(2, 3)) / 2, (gram - gram.transpose(2, 3)) / 2
+    total = (u + v) / (2 + 2 * rho).clamp_min(1e-3).sqrt()[:, None]
+    difference = (u - v) / (2 - 2 * rho).clamp_min(1e-3).sqrt()[:, None]
+    along = torch.cat([torch.ones_like(total)[..., None], basis(total)[..., [1, 3, 5]]], dim=-1)
+    across = basis(difference)[..., [1, 3, 5, 7]]
+    band = torch.einsum("bnmf,bnmg->bmfg", along, across) / n
+    index = torch.arange(m, device=u.device)
+    place = torch.stack([torch.log1p(index), index / 16, *(torch.full((m,), float(kind == k), device=u.device) for k in range(3))])
+    parts = [
+        rho[..., None],
+        gaussian_terms(rho, (0.9999, 0.95, 0.7)),
+        even[..., i, j],
+        (odd.square().sum((2, 3)) + 1e-8).sqrt()[..., None],
+        band.flatten(2),
+        mean_u + mean_v,
+        (mean_u - mean_v).abs(),
+        repeat(place.to(u), "f m -> b m f", b=b),
+    ]
+    return torch.cat(parts, dim=-1)
