@@ -1,0 +1,34 @@
+"""The command line: ``mist-loss COMMAND``. Each command lives beside what it runs and is imported only when called."""
+
+import argparse
+import importlib
+import sys
+
+# command -> (module with add_arguments and main, help)
+COMMANDS = {
+    "pretrain": ("mist_loss.training.pretrain", "train an estimator on a meta-distribution; resumes where it stopped"),
+    "bench": ("mist_loss.evaluation.report", "measure an estimator on the benchmark corpora"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command, import its module and run it."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="mist-loss", description="Mutual information as a PyTorch loss.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, (module_name, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        if name in argv[:1]:
+            module = importlib.import_module(module_name)
+            module.add_arguments(command)
+            command.set_defaults(run=module.main)
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        print(f"mist-loss {args.command}: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Fitting the estimator. Needs the ``train`` extra: pip install "mist-loss[train]"."""

@@ -1,0 +1,258 @@
+"""Pretraining: streamed problems, AdamW with a cosine schedule, averaged weights, resumable at any step.
+
+One process or several: ``torchrun`` and ``accelerate launch`` work as they do for any accelerate program.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from mist_loss.meta.families import Problem
+from mist_loss.meta.mixtures import MIXTURES
+from mist_loss.model import quantiles
+from mist_loss.model.network import MIST, MISTConfig
+from mist_loss.model.weights import save_weights
+from mist_loss.training import state
+from mist_loss.training.losses import pinball, relative_loss
+from mist_loss.training.stream import group
+
+VALIDATION_SEED = (1 << 20) - 1  # no run may use it
+NORMALIZATION_STEP = (1 << 28) - 1  # of the stream: its groups fix the normalisation constants
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """What determines the weights: with the number of processes, the same configuration gives the same run."""
+
+    mixture: str = "broad"
+    steps: int = 6000
+    groups: int = 4
+    lr: float = 1e-3
+    warmup: int = 200
+    weight_decay: float = 1e-3
+    clip: float = 1.0
+    average: float = 0.999
+    precision: str = "no"
+    seed: int = 0
+    parent: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.mixture not in MIXTURES:
+            raise ValueError(f"mixture must be one of {sorted(MIXTURES)}, got {self.mixture!r}")
+        if not 0 <= self.seed < VALIDATION_SEED:
+            raise ValueError(f"seed must be in [0, {VALIDATION_SEED}), got {self.seed}")
+        if self.steps < 1 or self.groups < 1:
+            raise ValueError(f"steps and groups must be positive, got {self.steps} and {self.groups}")
+
+
+def learning_rate(config: PretrainConfig, step: int) -> float:
+    """Linear warm-up, then half a cosine down to a thousandth."""
+    warm = min(1.0, (step + 1) / config.warmup)
+    return config.lr * warm * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
+
+
+def validation_problems(config: PretrainConfig, device: torch.device, count: int = 48) -> list[Problem]:
+    """Fixed groups of problems that no run trains on."""
+    mixture = MIXTURES[config.mixture]
+    return [group(mixture, VALIDATION_SEED, i, 0, 0, device) for i in range(count)]
+
+
+@torch.no_grad()
+def validate(model: nn.Module, problems: list[Problem]) -> dict[str, float]:
+    """Squared error by rows, pinball loss and coverage of the 90% interval of the fixed problems."""
+    rows, errors, losses, inside = [], [], [], []
+    for x, y, mi in problems:
+        knots = model(x, y)
+        rows.append(torch.full_like(mi, x.shape[1]))
+        errors.append((quantiles.mean(knots) - mi).square())
+        losses.append(pinball(knots, mi))
+        inside.append((quantiles.quantile(knots, 0.05) <= mi) & (mi <= quantiles.quantile(knots, 0.95)))
+    n, squares = torch.cat(rows), torch.cat(errors)
+    result = {"pinball": torch.cat(losses).mean().item(), "coverage90": torch.cat(inside).float().mean().item()}
+    for low, high in ((10, 100), (100, 300), (300, 1000), (1000, 4097)):
+        chosen = squares[(n >= low) & (n < high)]
+        result[f"mse_{low}_{high}"] = chosen.mean().item() if len(chosen) else math.nan
+    return result
+
+
+def pretrain(config: PretrainConfig, output: Path, checkpoint_minutes: float = 4.0, validate_every: int = 250) -> Path:
+    """Train, or go on training where an interrupted run in ``output`` stopped, and return the path of the weights.
+
+    Files in ``output``: state.safetensors (to resume), log.csv, curve.png, weights.safetensors (averaged weights).
+
+    Args:
+        config: what is trained.
+        output: folder of the run.
+        checkpoint_minutes: between two saves of the state.
+        validate_every: steps between validations.
+
+    Raises:
+        ValueError: the folder holds a run with another configuration.
+        ModuleNotFoundError: the ``train`` extra is not installed.
+    """
+    try:
+        from accelerate import Accelerator
+        from tqdm import tqdm
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f'pretraining needs {error.name}: pip install "mist-loss[train]"') from error
+    accelerator = Accelerator(mixed_precision=config.precision)
+    device, rank, main = accelerator.device, accelerator.process_index, accelerator.is_main_process
+    output.mkdir(parents=True, exist_ok=True)
+    state_path, log_path = output / "state.safetensors", output / "log.csv"
+
+    mixture = MIXTURES[config.mixture]
+    torch.manual_seed(config.seed)
+    if config.parent is None:
+        network = MIST(MISTConfig(rows=mixture.rows, dims=mixture.dims)).to(device)
+        fixed = [group(mixture, config.seed, NORMALIZATION_STEP, i, 0, device) for i in range(96)]
+        network.fit_normalization([network.summarize(x, y) for x, y, _ in fixed])
+    else:
+        network = MIST.from_pretrained(config.parent).to(device).train()
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98))
+    header = {"config": dataclasses.asdict(config), "processes": accelerator.num_processes}
+    start, sets_seen, seconds = 0, 0, 0.0
+    if state_path.exists():
+        saved = state.read_header(state_path)
+        found = {key: saved.get(key) for key in header}
+        if found != header:
+            raise ValueError(
+                f"{output} holds a run with {found}, asked for {header}: "
+                "use the same settings to go on, or another folder to start afresh"
+            )
+        state.load(state_path, network, average, optimizer)
+        start, sets_seen, seconds = saved["step"], saved["sets"], saved["seconds"]
+        if main:
+            _drop_rows_after(log_path, start)
+    model, optimizer = accelerator.prepare(network, optimizer)
+    problems = validation_problems(config, device) if main else []
+
+    def save(step: int) -> None:
+        progress = {"step": step, "sets": sets_seen, "seconds": seconds + time.monotonic() - began}
+        state.save(state_path, network, average, optimizer.optimizer, header | progress)
+
+    began = saved_at = time.monotonic()
+    running = math.nan
+    with tqdm(total=config.steps, initial=start, disable=not main, unit="step", mininterval=5) as bar:
+        for step in range(start, config.steps):
+            for settings in optimizer.param_groups:
+                settings["lr"] = learning_rate(config, step)
+            losses = []
+            for index in range(config.groups):
+                x, y, mi = group(mixture, config.seed, step, rank, index, device)
+                last = index == config.groups - 1
+                # every group counts the same, or problems with many rows, drawn in small groups, would hardly count
+                with accelerator.no_sync(model) if not last else _nothing():
+                    loss = relative_loss(model(x, y).float(), mi).mean() / config.groups
+                    accelerator.backward(loss)
+                losses.append(loss.detach())
+                sets_seen += len(mi) * accelerator.num_processes
+            accelerator.clip_grad_norm_(model.parameters(), config.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            average.update_parameters(network)
+            total = torch.stack(losses).sum().item()
+            running = total if math.isnan(running) else 0.98 * running + 0.02 * total
+            bar.update()
+            bar.set_postfix(loss=f"{running:.4f}", refresh=False)
+            done = step + 1
+            if main and (done % validate_every == 0 or done == config.steps):
+                elapsed = round(seconds + time.monotonic() - began)
+                _log(log_path, {"step": done, "sets": sets_seen, "seconds": elapsed, "loss": running}
+                     | validate(average.module, problems))
+            if main and (time.monotonic() - saved_at > 60 * checkpoint_minutes or done == config.steps):
+                save(done)
+                saved_at = time.monotonic()
+    weights = output / "weights.safetensors"
+    if main:
+        finished = state.read_header(state_path)
+        provenance = finished | {"commit": _commit(), "torch": torch.__version__}
+        save_weights(average.module, weights, provenance)
+        plot_curve(log_path, output / "curve.png")
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return weights
+
+
+class _nothing:
+    """A context that does nothing."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _commit() -> str:
+    """The commit the code stands at, or "unknown" outside a checkout."""
+    result = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return result.stdout.strip() or "unknown"
+
+
+def _log(path: Path, row: dict[str, float]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def _drop_rows_after(path: Path, step: int) -> None:
+    """Forget what an interrupted run logged after its last checkpoint, since those steps are taken again."""
+    if not path.exists():
+        return
+    head, *rows = path.read_text().splitlines()
+    kept = [row for row in rows if int(row.split(",")[0]) <= step]
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("\n".join([head, *kept]) + "\n")
+    os.replace(temporary, path)
+
+
+def plot_curve(log_path: Path, figure_path: Path) -> None:
+    """Draw the training loss and the validation errors of a log."""
+    from matplotlib.figure import Figure
+
+    with log_path.open() as file:
+        rows = list(csv.DictReader(file))
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    sets = [float(row["sets"]) for row in rows]
+    for name in rows[0]:
+        if name in ("loss", "pinball") or name.startswith("mse"):
+            axes.plot(sets, [float(row[name]) for row in rows], label=name)
+    axes.set(xlabel="sets seen", yscale="log", title="pretraining: loss and errors (nats, nats²) on fixed validation sets")
+    axes.legend()
+    temporary = figure_path.with_name("tmp-" + figure_path.name)
+    figure.savefig(temporary, dpi=120)
+    os.replace(temporary, figure_path)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``mist-loss pretrain``: one for each field of PretrainConfig."""
+    for field in dataclasses.fields(PretrainConfig):
+        kind = str if field.default is None else type(field.default)
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the run; an interrupted run goes on")
+    parser.add_argument("--checkpoint-minutes", type=float, default=4.0)
+    parser.add_argument("--validate-every", type=int, default=250)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run ``mist-loss pretrain``."""
+    config = PretrainConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(PretrainConfig)})
+    path = pretrain(config, args.output, args.checkpoint_minutes, args.validate_every)
+    print(json.dumps({"weights": str(path)}))
+    return 0

@@ -1,0 +1,44 @@
+"""The state of a run in one safetensors file: written under a temporary name and renamed, loaded without executing code."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+
+def save(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, header: dict) -> None:
+    """Write weights, averaged weights, AdamW moments and a JSON header."""
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        moments = optimizer.state[parameter]
+        tensors |= {f"{key}.{name}": value for key, value in moments.items()}
+    temporary = path.with_name(path.name + ".tmp")
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"header": json.dumps(header)})
+    os.replace(temporary, path)
+
+
+def read_header(path: Path) -> dict:
+    """The JSON header of a saved state."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["header"])
+
+
+def load(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+    """Restore what ``save`` wrote, strictly, and return the header."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        header = json.loads(file.metadata()["header"])
+    for prefix, module in (("model.", model), ("average.", average)):
+        module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+    for name, parameter in model.named_parameters():
+        optimizer.state[parameter] = {
+            # AdamW keeps its step counter on the CPU
+            key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else parameter.device)
+            for key in ("step", "exp_avg", "exp_avg_sq")
+        }
+    return header
