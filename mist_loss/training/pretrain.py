@@ -11,12 +11,14 @@ import math
 import os
 import subprocess
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from mist_loss.meta.families import Problem
 from mist_loss.meta.mixtures import MIXTURES
@@ -27,8 +29,8 @@ from mist_loss.training import state
 from mist_loss.training.losses import pinball, relative_loss
 from mist_loss.training.stream import group
 
-VALIDATION_SEED = (1 << 20) - 1  # no run may use it
-NORMALIZATION_STEP = (1 << 28) - 1  # of the stream: its groups fix the normalisation constants
+VALIDATION_SEED = -1  # of the stream of fixed problems; no run may use it
+NORMALIZATION_STEP = (1 << 20) - 1  # of the stream; its groups fix the normalisation constants
 
 
 @dataclass(frozen=True)
@@ -45,15 +47,19 @@ class PretrainConfig:
     average: float = 0.999
     precision: str = "no"
     seed: int = 0
+    normalization_groups: int = 96
     parent: str | None = None
 
     def __post_init__(self) -> None:
         if self.mixture not in MIXTURES:
             raise ValueError(f"mixture must be one of {sorted(MIXTURES)}, got {self.mixture!r}")
-        if not 0 <= self.seed < VALIDATION_SEED:
-            raise ValueError(f"seed must be in [0, {VALIDATION_SEED}), got {self.seed}")
-        if self.steps < 1 or self.groups < 1:
-            raise ValueError(f"steps and groups must be positive, got {self.steps} and {self.groups}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        if min(self.steps, self.groups, self.normalization_groups) < 1:
+            raise ValueError(
+                "steps, groups and normalization_groups must be positive, "
+                f"got {self.steps}, {self.groups} and {self.normalization_groups}"
+            )
 
 
 def learning_rate(config: PretrainConfig, step: int) -> float:
@@ -62,7 +68,12 @@ def learning_rate(config: PretrainConfig, step: int) -> float:
     return config.lr * warm * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
 
 
-def validation_problems(config: PretrainConfig, device: torch.device, count: int = 48) -> list[Problem]:
+def exponential_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Exponential moving average that is a plain one at first, so that the random start is soon forgotten."""
+    return lambda average, current, count: torch.lerp(average, current, max(1 - decay, 9 / (9 + int(count))))
+
+
+def validation_problems(config: PretrainConfig, device: torch.device, count: int) -> list[Problem]:
     """Fixed groups of problems that no run trains on."""
     mixture = MIXTURES[config.mixture]
     return [group(mixture, VALIDATION_SEED, i, 0, 0, device) for i in range(count)]
@@ -86,7 +97,13 @@ def validate(model: nn.Module, problems: list[Problem]) -> dict[str, float]:
     return result
 
 
-def pretrain(config: PretrainConfig, output: Path, checkpoint_minutes: float = 4.0, validate_every: int = 250) -> Path:
+def pretrain(
+    config: PretrainConfig,
+    output: Path,
+    checkpoint_minutes: float = 4.0,
+    validate_every: int = 250,
+    validation_groups: int = 48,
+) -> Path:
     """Train, or go on training where an interrupted run in ``output`` stopped, and return the path of the weights.
 
     Files in ``output``: state.safetensors (to resume), log.csv, curve.png, weights.safetensors (averaged weights).
@@ -96,6 +113,7 @@ def pretrain(config: PretrainConfig, output: Path, checkpoint_minutes: float = 4
         output: folder of the run.
         checkpoint_minutes: between two saves of the state.
         validate_every: steps between validations.
+        validation_groups: groups of fixed problems to validate on.
 
     Raises:
         ValueError: the folder holds a run with another configuration.
@@ -115,14 +133,14 @@ def pretrain(config: PretrainConfig, output: Path, checkpoint_minutes: float = 4
     torch.manual_seed(config.seed)
     if config.parent is None:
         network = MIST(MISTConfig(rows=mixture.rows, dims=mixture.dims)).to(device)
-        fixed = [group(mixture, config.seed, NORMALIZATION_STEP, i, 0, device) for i in range(96)]
+        fixed = [group(mixture, config.seed, NORMALIZATION_STEP, i // 32, i % 32, device) for i in range(config.normalization_groups)]
         network.fit_normalization([network.summarize(x, y) for x, y, _ in fixed])
     else:
         network = MIST.from_pretrained(config.parent).to(device).train()
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
+    average = AveragedModel(network, avg_fn=exponential_average(config.average))
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98))
     header = {"config": dataclasses.asdict(config), "processes": accelerator.num_processes}
-    start, sets_seen, seconds = 0, 0, 0.0
+    start, sets_seen, seconds, cpu_seconds = 0, 0, 0.0, 0.0
     if state_path.exists():
         saved = state.read_header(state_path)
         found = {key: saved.get(key) for key in header}
@@ -132,14 +150,20 @@ def pretrain(config: PretrainConfig, output: Path, checkpoint_minutes: float = 4
                 "use the same settings to go on, or another folder to start afresh"
             )
         state.load(state_path, network, average, optimizer)
-        start, sets_seen, seconds = saved["step"], saved["sets"], saved["seconds"]
+        start, sets_seen = saved["step"], saved["sets"]
+        seconds, cpu_seconds = saved["seconds"], saved["cpu_seconds"]
         if main:
             _drop_rows_after(log_path, start)
     model, optimizer = accelerator.prepare(network, optimizer)
-    problems = validation_problems(config, device) if main else []
+    problems = validation_problems(config, device, validation_groups) if main else []
 
     def save(step: int) -> None:
-        progress = {"step": step, "sets": sets_seen, "seconds": seconds + time.monotonic() - began}
+        progress = {
+            "step": step,
+            "sets": sets_seen,
+            "seconds": round(seconds + time.monotonic() - began),
+            "cpu_seconds": round(cpu_seconds + time.process_time()),  # of this process
+        }
         state.save(state_path, network, average, optimizer.optimizer, header | progress)
 
     began = saved_at = time.monotonic()
@@ -153,7 +177,7 @@ def pretrain(config: PretrainConfig, output: Path, checkpoint_minutes: float = 4
                 x, y, mi = group(mixture, config.seed, step, rank, index, device)
                 last = index == config.groups - 1
                 # every group counts the same, or problems with many rows, drawn in small groups, would hardly count
-                with accelerator.no_sync(model) if not last else _nothing():
+                with nullcontext() if last else accelerator.no_sync(model):
                     loss = relative_loss(model(x, y).float(), mi).mean() / config.groups
                     accelerator.backward(loss)
                 losses.append(loss.detach())
@@ -183,14 +207,6 @@ def pretrain(config: PretrainConfig, output: Path, checkpoint_minutes: float = 4
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return weights
-
-
-class _nothing:
-    """A context that does nothing."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 def _commit() -> str:
@@ -248,11 +264,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the run; an interrupted run goes on")
     parser.add_argument("--checkpoint-minutes", type=float, default=4.0)
     parser.add_argument("--validate-every", type=int, default=250)
+    parser.add_argument("--validation-groups", type=int, default=48)
 
 
 def main(args: argparse.Namespace) -> int:
     """Run ``mist-loss pretrain``."""
     config = PretrainConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(PretrainConfig)})
-    path = pretrain(config, args.output, args.checkpoint_minutes, args.validate_every)
+    path = pretrain(config, args.output, args.checkpoint_minutes, args.validate_every, args.validation_groups)
     print(json.dumps({"weights": str(path)}))
     return 0

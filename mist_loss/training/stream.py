@@ -1,5 +1,7 @@
 """The endless stream of training problems: a pure function of seed, step and process, so that a run can go on anywhere."""
 
+import hashlib
+
 import torch
 
 from mist_loss.meta.families import Problem
@@ -9,20 +11,33 @@ SMALLEST, LARGEST = 8, 48  # sets of a group; a group shares one shape, so that 
 ROW_BUDGET = 8000  # rows of a group, between those bounds
 
 
+def draw_seed(seed: int, step: int, process: int, index: int) -> int:
+    """A 32-bit seed, all that torch's CPU generator uses; within a run no two draws share one.
+
+    Args:
+        seed: of the run; runs start at unrelated places.
+        step: optimiser step, below 2^20.
+        process: rank, below 2^7.
+        index: group within the step, below 2^5.
+    """
+    start = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "big")
+    return (start + (step << 12) + (process << 5) + index) % 2**32
+
+
 def group(mixture: Mixture, seed: int, step: int, process: int, index: int, device: torch.device) -> Problem:
-    """Draw one group of sets of equal shape.
+    """Draw one group of sets of equal shape; the caller's random numbers are left alone.
 
     Args:
         mixture: the meta-distribution.
-        seed: of the run, below 2^20.
-        step: optimiser step, below 2^28.
-        process: rank, below 2^10.
-        index: group within the step, below 32.
+        seed: of the run.
+        step: optimiser step.
+        process: rank.
+        index: group within the step.
         device: where to sample; the same numbers are drawn on the same kind of device.
     """
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices, device_type="cuda"):
-        torch.manual_seed((((seed << 28) + step << 10) + process << 5) + index)
+        torch.manual_seed(draw_seed(seed, step, process, index))
         n, dx, dy = mixture.shape()
         sets = max(SMALLEST, min(LARGEST, ROW_BUDGET // n))
         return mixture.batch(sets, n, dx, dy, device, chunk=2 if sets <= 16 else 4)

@@ -1,0 +1,151 @@
+"""The samplers give what they say: analytic values, and samples whose statistics are those of the distribution."""
+
+import math
+
+import pytest
+import torch
+
+from mist_loss.meta import discrete, families, maps, structures
+from mist_loss.meta.mixtures import MIXTURES, PAPER_IMD, PAPER_OOMD, PAPER_TRAIN, configuration
+
+
+def test_gaussian_mi_of_one_pair():
+    rho = torch.tensor([0.0, 0.5, 0.9])
+    correlation = structures.dense_correlation(rho, 1, 1)
+    expected = -0.5 * torch.log1p(-(rho.double() ** 2))
+    torch.testing.assert_close(structures.gaussian_mi(correlation, 1), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_latent_structure_has_unit_variances_and_pairs():
+    one = torch.ones(2)
+    c = structures.latent_correlation(3, 2, torch.tensor([0, 2]), 0 * one, 2 * one, 0 * one, 2 * one)
+    torch.testing.assert_close(c.diagonal(dim1=1, dim2=2), torch.ones(2, 5))
+    assert c[0, :3, 3:].abs().max() == 0  # nothing interacts
+    torch.testing.assert_close(c[1, :3, 3:], torch.tensor([[0.8, 0.0], [0.0, 0.8], [0.0, 0.0]]))
+
+
+def test_sample_covariance_follows_the_structure():
+    torch.manual_seed(0)
+    half = torch.full((1,), 0.5)
+    c = structures.latent_correlation(3, 4, torch.tensor([2]), half, 2 * half, half, half)
+    x, y, _ = families.normal(c, 200_000, 3)
+    rows = torch.cat([x, y], dim=2)[0]
+    torch.testing.assert_close(torch.cov(rows.T), c[0], atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize(("nodes", "tolerance"), [(48, 2e-3), (96, 2e-4)])
+def test_signed_mi_converges_and_has_the_gaussian_as_its_edge(nodes, tolerance):
+    rho = torch.tensor([0.2, 0.6, 0.9, 0.95])
+    half = torch.full_like(rho, 0.5)
+    fine = families.signed_mi(rho, half, nodes=192)
+    assert (families.signed_mi(rho, half, nodes=nodes) - fine).abs().max() < tolerance
+    gaussian = -0.5 * torch.log1p(-(rho.double() ** 2))
+    torch.testing.assert_close(families.signed_mi(rho, 0 * rho, nodes), gaussian, atol=1e-3, rtol=1e-3)
+    assert (fine < gaussian).all()
+
+
+def test_signed_pairs_have_no_correlation():
+    torch.manual_seed(0)
+    x, y, mi = families.signed_normal(torch.tensor([[0.9]]), torch.tensor([0.5]), 100_000, 1, 1)
+    assert abs((x * y).mean()) < 0.02
+    assert (x.abs() * y.abs()).mean() > 0.7
+    assert mi > 0.3
+
+
+def test_student_mi_vanishes_with_the_degrees_of_freedom_and_known_value():
+    # one degree of freedom, two dimensions: log(8 pi) - 3 h-terms give 0.2242 (Czyz et al. 2023)
+    assert families.student_mi(torch.tensor([1.0]), 1, 1).item() == pytest.approx(0.2242, abs=1e-4)
+    assert families.student_mi(torch.tensor([1e5]), 3, 4).item() == pytest.approx(0, abs=1e-3)
+
+
+def test_additive_noise_mi_is_continuous_at_one_half():
+    below, above = families.additive_noise_mi(torch.tensor([[0.4999999], [0.5000001]]))
+    assert below.item() == pytest.approx(above.item(), abs=1e-5)
+
+
+def test_channel_without_flips_is_the_entropy_and_at_the_ceiling_nothing_passes():
+    prior = torch.full((2, 4), 0.25)
+    joint = discrete.symmetric_channel(prior, torch.tensor([0.0, 0.75]))
+    torch.testing.assert_close(
+        discrete.label_mi(joint), torch.tensor([math.log(4), 0.0], dtype=torch.float64), atol=1e-6, rtol=0
+    )
+
+
+def test_separated_clusters_carry_the_label_information():
+    torch.manual_seed(0)
+    prior = torch.tensor([[0.5, 0.5]])
+    joint = discrete.symmetric_channel(prior, torch.tensor([0.1]))
+    far = torch.tensor([[[-20.0, 0.0], [20.0, 0.0]]])
+    expected = discrete.label_mi(joint).item()
+    for means_y in (far, None):
+        problem = discrete.labelled_mixture(joint, far, means_y, 10, monte_carlo=200_000)
+        assert problem.mi.item() == pytest.approx(expected, abs=0.01)
+    close = discrete.labelled_mixture(joint, far / 40, far / 40, 10, monte_carlo=200_000).mi.item()
+    assert 0 < close < expected / 4  # overlap loses information
+
+
+def test_labelled_mixture_against_numerical_integration():
+    torch.manual_seed(0)
+    joint = discrete.symmetric_channel(torch.tensor([[0.3, 0.7]]), torch.tensor([0.2]))
+    means = torch.tensor([[[-1.0], [1.5]]])
+    grid = torch.linspace(-8, 8, 1601, dtype=torch.float64)
+    density = torch.exp(-0.5 * (grid[:, None] - means[0, :, 0].double()) ** 2) / math.sqrt(2 * math.pi)
+    both = density @ joint[0].double() @ density.T
+    step = (grid[1] - grid[0]).item()
+    px, py = both.sum(1, keepdim=True) * step, both.sum(0, keepdim=True) * step
+    exact = (torch.special.xlogy(both, both / (px * py))).sum().item() * step**2
+    problem = discrete.labelled_mixture(joint, means, means, 10, monte_carlo=400_000)
+    assert problem.mi.item() == pytest.approx(exact, abs=5e-3)
+
+
+@pytest.mark.parametrize("name", sorted(maps.MAPS))
+def test_elementwise_maps_increase(name):
+    grid = torch.linspace(-5, 5, 4001, dtype=torch.float64)
+    for one in maps.MAPS[name]:
+        assert (one(grid).diff() > 0).all()
+
+
+def test_random_maps_are_invertible():
+    torch.manual_seed(0)
+    grid = torch.linspace(-4, 4, 400)[None, :, None].repeat(3, 1, 2)
+    assert (maps.random_monotone(grid).diff(dim=1) > 0).all()
+    mixing = maps.random_linear(5, 4, grid.device)
+    assert (torch.linalg.svdvals(mixing) > 1e-3).all()
+    coupled = maps.random_coupling(torch.randn(2, 50, 3))
+    assert coupled.shape == (2, 50, 3)
+    first = torch.randn(1, 50, 4)
+    torch.testing.assert_close(maps.random_coupling(first)[..., :2], first[..., :2])
+
+
+def test_paper_configurations():
+    assert (len(PAPER_TRAIN), len(PAPER_IMD), len(PAPER_OOMD)) == (16, 6, 7)
+    assert set(PAPER_IMD) <= set(PAPER_TRAIN)
+    assert not set(PAPER_OOMD) & set(PAPER_TRAIN)
+    with pytest.raises(ValueError, match="map of a configuration"):
+        configuration("multi_normal-dense-cube", 1, 10, 2, 2)
+    with pytest.raises(ValueError, match="structure must be"):
+        configuration("multi_normal-diagonal-base", 1, 10, 2, 2)
+    with pytest.raises(ValueError, match="starts with"):
+        configuration("uniform-dense-base", 1, 10, 2, 2)
+
+
+@pytest.mark.parametrize("name", sorted(MIXTURES))
+@pytest.mark.parametrize(("n", "dx", "dy"), [(10, 2, 2), (33, 5, 3), (17, 1, 1), (20, 3, 40)])
+def test_mixtures_give_finite_problems_of_the_asked_shape(name, n, dx, dy):
+    torch.manual_seed(0)
+    x, y, mi = MIXTURES[name].batch(64, n, dx, dy)
+    assert (x.shape, y.shape, mi.shape) == ((64, n, dx), (64, n, dy), (64,))
+    assert all(t.dtype == torch.float32 and torch.isfinite(t).all() for t in (x, y, mi))
+    assert (mi > -1e-4).all()
+
+
+def test_mixture_repeats_with_the_seed_and_draws_its_range():
+    mixture = MIXTURES["broad"]
+    torch.manual_seed(3)
+    shapes = [mixture.shape() for _ in range(2000)]
+    torch.manual_seed(3)
+    assert [mixture.shape() for _ in range(2000)] == shapes
+    rows, dims = [s[0] for s in shapes], [d for s in shapes for d in s[1:]]
+    assert min(rows) == 10
+    assert 3500 < max(rows) <= 4096
+    assert (min(dims), max(dims)) == (1, 64)

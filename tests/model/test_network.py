@@ -1,0 +1,124 @@
+"""Properties of the network that hold whatever its weights: invariances, order of the quantiles, cost."""
+
+import pytest
+import torch
+
+from mist_loss.meta import maps
+from mist_loss.meta.families import canonical_normal
+from mist_loss.model import quantiles
+from mist_loss.model.attention import ISAB, MAB, PMA
+from mist_loss.model.network import MIST
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    network = MIST()
+    with torch.no_grad():  # spread the output, so that an invariance cannot hold by saturation
+        network.quantiles.bias.fill_(2.0)
+    return network.eval()
+
+
+def draw(n, dx, dy, sets=3):
+    torch.manual_seed(1)
+    rho = torch.linspace(0.9, 0.2, min(dx, dy)).repeat(sets, 1)
+    return canonical_normal(rho, n, dx, dy)[:2]
+
+
+SHAPES = [(12, 3, 5), (300, 4, 4), (64, 1, 1), (40, 33, 7)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_order_of_rows_and_of_features_does_not_matter(model, shape):
+    x, y = draw(*shape)
+    expected = model(x, y)
+    rows, fx, fy = (torch.randperm(k) for k in shape)
+    torch.testing.assert_close(model(x[:, rows], y[:, rows]), expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(model(x[..., fx], y[..., fy]), expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_exchange_of_x_and_y_does_not_matter(model, shape):
+    x, y = draw(*shape)
+    torch.testing.assert_close(model(y, x), model(x, y), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shift_and_scale_of_a_feature_do_not_matter(model, shape):
+    x, y = draw(*shape)
+    scale, shift = torch.exp(3 * torch.randn(shape[1])), 10 * torch.randn(shape[1])
+    torch.testing.assert_close(model(x * scale + scale * shift, y), model(x, y), atol=2e-3, rtol=2e-3)
+
+
+def test_linear_maps_do_not_matter_where_rows_are_plenty(model):
+    x, y = draw(4000, 4, 3)
+    mixing = maps.random_linear(1, 4, x.device, spread=2.0)
+    assert (model(x @ mixing, y) - model(x, y)).abs().max() < 0.05
+
+
+def test_pairing_of_rows_matters(model):
+    x, y = draw(300, 4, 4)
+    assert (model(x, y.flip(1)) - model(x, y)).abs().max() > 0.05
+
+
+def test_sets_do_not_see_each_other(model):
+    x, y = draw(50, 4, 4)
+    torch.testing.assert_close(model(x[1:2], y[1:2]), model(x, y)[1:2], atol=1e-4, rtol=1e-4)
+
+
+def test_quantiles_increase_and_are_not_negative(model):
+    knots = model(*draw(50, 4, 4))
+    levels = torch.linspace(0.001, 0.999, 301)
+    values = torch.stack([quantiles.quantile(knots, level) for level in levels])
+    assert (values.diff(dim=0) >= 0).all()
+    assert (values >= 0).all()
+    torch.testing.assert_close(quantiles.quantile(knots, 0.5), knots[:, quantiles.KNOTS // 2])
+
+
+def test_mean_of_a_normal_predictive_distribution():
+    knots = 7 + 0.5 * quantiles.knot_scores(torch.zeros(1, dtype=torch.float64))
+    assert quantiles.mean(knots).item() == pytest.approx(7, abs=1e-9)
+    assert quantiles.quantile(knots[None], 0.9).item() == pytest.approx(7 + 0.5 * 1.2816, abs=1e-3)
+    skewed = torch.exp(quantiles.knot_scores(torch.zeros(1, dtype=torch.float64)))
+    assert quantiles.mean(skewed).item() == pytest.approx(torch.e**0.5, rel=0.02)
+
+
+def test_every_parameter_takes_a_gradient(model):
+    x, y = draw(30, 3, 3)
+    model(x, y).sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    model.zero_grad()
+
+
+@pytest.mark.parametrize("kind", ["constant", "one row", "bits", "duplicated", "tiny", "huge"])
+def test_degenerate_samples_give_finite_values_and_gradients(model, kind):
+    torch.manual_seed(0)
+    x = {
+        "constant": torch.ones(2, 40, 3),
+        "one row": torch.randn(2, 1, 3).expand(2, 40, 3),
+        "bits": (torch.rand(2, 40, 3) < 0.5).float(),
+        "duplicated": torch.randn(2, 40, 1).expand(2, 40, 3),
+        "tiny": 1e-12 * torch.randn(2, 40, 3),
+        "huge": 1e12 * torch.randn(2, 40, 3),
+    }[kind].clone()
+    x.requires_grad_()
+    knots = model(x, torch.randn(2, 40, 2))
+    knots.sum().backward()
+    assert torch.isfinite(knots).all()
+    assert x.grad is not None
+    assert torch.isfinite(x.grad).all()
+
+
+def test_a_hundred_thousand_rows(model):
+    x, y = draw(100_000, 3, 3, sets=1)
+    with torch.inference_mode():
+        assert torch.isfinite(model(x, y)).all()
+
+
+def test_attention_blocks_ignore_the_order_of_the_set():
+    torch.manual_seed(0)
+    items, order = torch.randn(2, 20, 16), torch.randperm(20)
+    isab, pma, mab = ISAB(16), PMA(16), MAB(16)
+    torch.testing.assert_close(isab(items)[:, order], isab(items[:, order]), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(pma(items), pma(items[:, order]), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(mab(items, items), mab(items, items[:, order]), atol=1e-5, rtol=1e-4)

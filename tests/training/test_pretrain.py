@@ -1,0 +1,96 @@
+"""A killed run goes on with the same stream and reaches the same weights."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mist_loss.meta.mixtures import MIXTURES
+from mist_loss.model.network import MIST
+from mist_loss.training.pretrain import PretrainConfig, learning_rate, pretrain
+from mist_loss.training.stream import group
+
+pytest.importorskip("accelerate")
+CPU = torch.device("cpu")
+SMALL = ["--mixture", "paper", "--groups", "1", "--warmup", "2", "--normalization-groups", "2"]
+FAST = ["--validate-every", "3", "--validation-groups", "2", "--checkpoint-minutes", "0"]
+
+
+def command(output, steps, *launcher):
+    run = [*launcher, "-m", "mist_loss.cli", "pretrain", *SMALL, *FAST, "--steps", str(steps), "--output", str(output)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    return {"args": [sys.executable, *run], "env": environment, "stderr": subprocess.STDOUT}
+
+
+def test_stream_is_a_function_of_seed_step_process_and_index():
+    mixture = MIXTURES["paper"]
+    torch.manual_seed(7)
+    first = group(mixture, 0, 5, 0, 0, CPU)
+    after = torch.rand(2)
+    torch.manual_seed(7)
+    torch.testing.assert_close(torch.rand(2), after)  # the user's random numbers are left alone
+    again = group(mixture, 0, 5, 0, 0, CPU)
+    torch.testing.assert_close(first.x, again.x, atol=0, rtol=0)
+    others = [group(mixture, *key, CPU) for key in ((1, 5, 0, 0), (0, 6, 0, 0), (0, 5, 1, 0), (0, 5, 0, 1))]
+    assert all(other.x.shape != first.x.shape or not torch.equal(other.x, first.x) for other in others)
+
+
+def test_a_killed_run_reaches_the_same_weights(tmp_path):
+    steps = 12
+    subprocess.run(**command(tmp_path / "whole", steps), check=True, stdout=subprocess.PIPE, timeout=120)
+    state = tmp_path / "killed" / "state.safetensors"
+    with subprocess.Popen(**command(tmp_path / "killed", steps), stdout=subprocess.DEVNULL) as process:
+        while not state.exists() and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "killed" / "weights.safetensors").exists(), "the run ended before it was killed"
+    subprocess.run(**command(tmp_path / "killed", steps), check=True, stdout=subprocess.PIPE, timeout=120)
+    whole, killed = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed"))
+    assert whole.keys() == killed.keys()
+    for key in whole:
+        torch.testing.assert_close(killed[key], whole[key], atol=0, rtol=0)
+    logs = [list(csv.DictReader((tmp_path / name / "log.csv").open())) for name in ("whole", "killed")]
+    assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]] == ["3", "6", "9", "12"]
+    assert logs[0][-1]["pinball"] == logs[1][-1]["pinball"]
+    assert (tmp_path / "whole" / "curve.png").stat().st_size > 0
+    assert not list(tmp_path.glob("*/*.tmp"))
+    assert MIST.from_pretrained(tmp_path / "killed" / "weights.safetensors").config.rows == MIXTURES["paper"].rows
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_model(tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    run = command(tmp_path, 4, *launcher)
+    subprocess.run(**run, check=True, stdout=subprocess.PIPE, timeout=180)
+    rows = list(csv.DictReader((tmp_path / "log.csv").open()))
+    mixture = MIXTURES["paper"]
+    sets = sum(len(group(mixture, 0, step, 0, 0, CPU).mi) for step in range(4))
+    assert int(rows[-1]["sets"]) == 2 * sets
+    assert (tmp_path / "weights.safetensors").exists()
+
+
+def test_another_configuration_is_refused(tmp_path):
+    settings = {"mixture": "paper", "groups": 1, "normalization_groups": 1, "steps": 1}
+    pretrain(PretrainConfig(**settings), tmp_path, validation_groups=1)
+    with pytest.raises(ValueError, match="another folder to start afresh"):
+        pretrain(PretrainConfig(**settings | {"lr": 1e-4}), tmp_path, validation_groups=1)
+
+
+@pytest.mark.parametrize("bad", [{"mixture": "narrow"}, {"seed": -1}, {"steps": 0}, {"groups": 0}])
+def test_bad_settings(bad):
+    with pytest.raises(ValueError, match=f"got .*{next(iter(bad.values()))}"):
+        PretrainConfig(**bad)
+
+
+def test_learning_rate_warms_up_and_decays():
+    config = PretrainConfig(steps=1000, warmup=100, lr=1.0)
+    rates = [learning_rate(config, step) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.01, rel=0.01)
+    assert max(rates) == pytest.approx(rates[99], rel=0.02)
+    assert rates[-1] < 0.002
