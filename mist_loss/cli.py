@@ -1,4 +1,4 @@
-"""The command line: ``mist-loss COMMAND``. Each command lives beside what it runs and is imported only when called."""
+"""The command line: ``mist-loss COMMAND``. A command lives beside what it runs and is imported when called."""
 
 import argparse
 import importlib

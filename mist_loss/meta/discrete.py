@@ -50,7 +50,7 @@ def labelled_mixture(
         n: rows of each set.
         monte_carlo: fresh rows for the mutual information.
     """
-    b, k, m = joint.shape
+    m = joint.shape[2]
     cells = torch.multinomial(joint.flatten(1), n + monte_carlo, replacement=True)
     label_x, label_y = cells // m, cells % m
     x, log_x = _clusters(means_x, label_x)
@@ -68,7 +68,7 @@ def labelled_mixture(
 
 
 def _clusters(means: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (b, n, d) around the means (b, k, d) of their labels (b, n), and their log densities (b, n, k) up to a constant."""
+    """Rows (b, n, d) around the means (b, k, d) of labels (b, n); log densities (b, n, k) up to a constant."""
     centre = means.gather(1, labels[..., None].expand(-1, -1, means.shape[2]))
     rows = centre + torch.randn_like(centre)
     log_density = rows @ means.transpose(1, 2) - 0.5 * (means**2).sum(-1)[:, None]

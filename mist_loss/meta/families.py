@@ -38,7 +38,7 @@ def normal(correlation: Tensor, n: int, dx: int) -> Problem:
 
 
 def canonical_normal(rho: Tensor, n: int, dx: int, dy: int) -> Problem:
-    """Gaussian pairs in their canonical frame: coordinate i of x and of y correlate with rho_i, all else is independent.
+    """Gaussian pairs in their canonical frame: coordinate i of x and of y correlate with rho_i, the rest is noise.
 
     Args:
         rho: (b, min(dx, dy)) canonical correlations in [0, 1).
@@ -55,7 +55,7 @@ def canonical_normal(rho: Tensor, n: int, dx: int, dy: int) -> Problem:
 
 
 def student_scale(dof: Tensor, n: int) -> Tensor:
-    """(b, n, 1) factors that turn Gaussian rows into Student-t rows: sqrt(dof / chi^2_dof), one for x and y together."""
+    """(b, n, 1) factors that turn Gaussian rows into Student-t rows, x and y together: sqrt(dof / chi^2_dof)."""
     half = (dof / 2)[:, None].expand(-1, n)
     chi2 = 2 * torch.distributions.Gamma(half, torch.ones_like(half)).sample()
     return (dof[:, None] / chi2.clamp_min(1e-30)).sqrt()[..., None]
@@ -97,7 +97,7 @@ def student(correlation: Tensor, dof: Tensor, n: int, dx: int) -> Problem:
 
 
 def additive_noise_mi(epsilon: Tensor) -> Tensor:
-    """I(X; X + N), X uniform on (0, 1), N uniform on (-epsilon, epsilon), summed over the coordinates (b, m) -> (b,)."""
+    """I(X; X + N), X uniform on (0, 1), N on (-epsilon, epsilon), summed over the coordinates: (b, m) -> (b,)."""
     e = epsilon.double()
     return torch.where(e > 0.5, 1 / (4 * e), e - torch.log(2 * e)).sum(-1)
 
@@ -148,7 +148,7 @@ def signed_mi(rho: Tensor, flip: Tensor, nodes: int = 48) -> Tensor:
 
 
 def _hermite_rule(nodes: int) -> tuple[Tensor, Tensor]:
-    """Gauss-Hermite nodes and weights for the standard normal (Golub and Welsch 1969): eigenvalues of the Jacobi matrix."""
+    """Gauss-Hermite nodes and weights for the standard normal, from the Jacobi matrix (Golub & Welsch 1969)."""
     off = torch.arange(1, nodes, dtype=torch.float64).sqrt()
     points, vectors = torch.linalg.eigh(torch.diag(off, 1) + torch.diag(off, -1))
     return points, vectors[0] ** 2

@@ -13,6 +13,8 @@ from mist_loss.meta.families import Problem
 # A family draws b problems with random parameters: (b, n, dx, dy, device) -> Problem
 Family = Callable[[int, int, int, int, torch.device], Problem]
 
+CPU = torch.device("cpu")
+
 # The configurations of the paper's code: base - structure - map
 PAPER_TRAIN = (
     "multi_normal-dense-base",
@@ -87,9 +89,7 @@ def correlation(structure: str, b: int, dx: int, dy: int, device: torch.device) 
     return structures.latent_correlation(dx, dy, interacting, zero, strength, zero, strength)
 
 
-def configuration(
-    name: str, b: int, n: int, dx: int, dy: int, device: torch.device = torch.device("cpu")
-) -> Problem:
+def configuration(name: str, b: int, n: int, dx: int, dy: int, device: torch.device = CPU) -> Problem:
     """Draw b problems of a configuration of the paper, parameters uniform over the paper's ranges.
 
     Args:
@@ -145,7 +145,7 @@ def _choice(options: list[str]) -> str:
 
 
 def _carry(problem: Problem) -> Problem:
-    """Carry a problem towards real embeddings: coupling, element-wise map, linear mixing, monotone marginals, by chance."""
+    """Carry a problem towards real embeddings: by chance coupling, element-wise map, mixing, monotone marginals."""
     (x, y, mi), b = problem, len(problem.mi)
     if _chance(0.25):
         x, y = maps.random_coupling(x), maps.random_coupling(y)
@@ -252,9 +252,7 @@ class Mixture:
             return n, d, d
         return n, _log_uniform(*self.dims), _log_uniform(*self.dims)
 
-    def batch(
-        self, sets: int, n: int, dx: int, dy: int, device: torch.device = torch.device("cpu"), chunk: int = 4
-    ) -> Problem:
+    def batch(self, sets: int, n: int, dx: int, dy: int, device: torch.device = CPU, chunk: int = 4) -> Problem:
         """Draw sets of one shape; every ``chunk`` of them comes from one family, so that a batch mixes families."""
         sizes = [min(chunk, sets - start) for start in range(0, sets, chunk)]
         weights = torch.tensor([float(w) for w, _ in self.families])

@@ -45,7 +45,7 @@ def latent_correlation(
     Returns:
         (b, dx + dy, dx + dy) correlation matrices.
     """
-    b, m = len(alpha), min(dx, dy)
+    m = min(dx, dy)
     column = torch.arange(max(dx, dy), device=alpha.device)
     paired = (column < interacting[:, None]).to(alpha.dtype)  # (b, max(dx, dy))
     private = 1 + paired * lambd[:, None] ** 2 + (1 - paired) * eta[:, None] ** 2
@@ -77,4 +77,4 @@ def gaussian_mi(correlation: Tensor, dx: int) -> Tensor:
 
 def canonical_mi(rho: Tensor) -> Tensor:
     """Mutual information of Gaussians from canonical correlations (b, m): -1/2 sum log(1 - rho^2) -> (b,) nats."""
-    return -0.5 * torch.log1p(-rho.double() ** 2).sum(-1)
+    return -0.5 * torch.log1p(-(rho.double() ** 2)).sum(-1)

@@ -1,4 +1,4 @@
-"""Attention blocks of the Set Transformer (Lee et al. 2019) in the pre-normalised form of SetTransformer++ (Zhang et al. 2022)."""
+"""Attention blocks of the Set Transformer (Lee et al. 2019), pre-normalised as in SetTransformer++ (Zhang et al. 2022)."""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class MAB(nn.Module):
-    """Multihead attention block: queries (b, q, h) attend to a set (b, k, h), then a feed-forward layer; -> (b, q, h)."""
+    """Multihead attention block: queries (b, q, h) read a set (b, k, h), then a feed-forward layer; -> (b, q, h)."""
 
     def __init__(self, width: int, heads: int = 4):
         super().__init__()

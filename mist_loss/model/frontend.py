@@ -1,8 +1,8 @@
 """The invariant front end: Gaussianise every feature, whiten each side, align the sides.
 
-Mutual information does not change under invertible maps of x or of y; what such maps can change is removed here rather
-than learned. Nothing depends on the order of the rows or of the features, on the shift and scale of a feature, or, where
-rows are plenty, on an invertible linear map of a side.
+Mutual information does not change under invertible maps of x or of y; what such maps can change is removed here
+rather than learned. Nothing depends on the order of the rows or of the features, on the shift and scale of a feature,
+or, where rows are plenty, on an invertible linear map of a side.
 """
 
 from typing import NamedTuple
@@ -51,9 +51,9 @@ def standardize(x: Tensor) -> Tensor:
 def gaussianize(x: Tensor) -> Tensor:
     """Map every feature to normal scores through its empirical quantiles.
 
-    The map is piecewise linear through KNOTS sample quantiles, evenly spaced in normal scores. Quantiles are sorted values,
-    so gradients pass through the map and through its knots; hard ranks would have none. Ties share the middle of the
-    scores they span, which keeps discrete features symmetric.
+    The map is piecewise linear through KNOTS sample quantiles, evenly spaced in normal scores. Quantiles are sorted
+    values, so gradients pass through the map and through its knots; hard ranks would have none. Ties share the middle
+    of the scores they span, which keeps discrete features symmetric.
 
     Args:
         x: (b, n, d).
@@ -87,7 +87,7 @@ def gaussianize(x: Tensor) -> Tensor:
 
 
 def shrinkage(n: int, d: int) -> float:
-    """Share of the identity in the covariance: it vanishes like (d/n)^4, so that the invariance is exact in the limit."""
+    """Share of the identity in the covariance; it vanishes like (d/n)^4, so the invariance is exact in the limit."""
     r = 0.8 * (d / n) ** 4
     return (1e-6 + r) / (1 + r)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
 from mist_loss.model import weights
@@ -64,9 +64,7 @@ class Residual(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.block = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
-        )
+        self.block = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Add what the block says."""
@@ -76,10 +74,15 @@ class Residual(nn.Module):
 class MIST(nn.Module):
     """The estimator.
 
-    ``model(x, y)`` with x (b, n, dx) and y (b, n, dy) gives (b, KNOTS): the quantiles of I(x; y) in nats at fixed levels,
+    ``model(x, y)`` with x (b, n, dx) and y (b, n, dy) gives (b, KNOTS): quantiles of I(x; y) in nats at fixed levels,
     see ``mist_loss.model.quantiles``. No layer looks across sets. The buffers hold the fixed normalisation of the
     summaries; ``fit_normalization`` computes them once, before training.
     """
+
+    vector_mean: Tensor
+    vector_std: Tensor
+    token_mean: Tensor
+    token_std: Tensor
 
     def __init__(self, config: MISTConfig | None = None):
         super().__init__()

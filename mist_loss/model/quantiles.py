@@ -1,8 +1,8 @@
 """The predictive distribution of mutual information as a quantile function on fixed knots.
 
 The network gives the quantiles at KNOTS levels, evenly spaced in normal scores, increasing by construction; in
-between the function is linear in the normal score of the level, so quantiles cannot cross. The point estimate is the mean
-of that distribution, which minimises the squared error.
+between the function is linear in the normal score of the level, so quantiles cannot cross. The point estimate is the
+mean of that distribution, which minimises the squared error.
 """
 
 import torch
@@ -40,7 +40,7 @@ def mean(knots: Tensor) -> Tensor:
 
 
 def quantile(knots: Tensor, level: float | Tensor) -> Tensor:
-    """Quantile of the predictive distribution; linear in the normal score, also beyond the outermost knots, never negative.
+    """Quantile of the predictive distribution: linear in the normal score, also beyond the last knots, not negative.
 
     Args:
         knots: (..., KNOTS) nats, increasing.

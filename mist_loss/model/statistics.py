@@ -70,7 +70,7 @@ def summarize(x: Tensor, y: Tensor, max_rows: int) -> Summary:
 
 
 def products(u: Tensor) -> Tensor:
-    """Second-order features of the leading coordinates: u_i u_j for i <= j. They see dependence that has no correlation.
+    """Second-order features of the leading coordinates, u_i u_j for i <= j: they see dependence without correlation.
 
     Together they span the same space after any rotation of those coordinates, so nothing of the invariance is lost.
     """
@@ -85,7 +85,7 @@ def log_radius(white: Tensor) -> Tensor:
 
 
 def gaussian_terms(rho: Tensor, caps: tuple[float, ...]) -> Tensor:
-    """-1/2 log(1 - (c rho)^2) for each cap c, the Gaussian mutual information of a pair shrunk by c: (...,) -> (..., c)."""
+    """Gaussian mutual information of a pair, shrunk by each cap c: -1/2 log(1 - (c rho)^2), (...,) -> (..., caps)."""
     rho = rho.abs().clamp(max=0.99999)
     return torch.stack([-0.5 * torch.log1p(-((c * rho) ** 2)) for c in caps], dim=-1)
 
@@ -109,7 +109,7 @@ def radial_summary(linear: Canonical, radial_rho: Tensor) -> Tensor:
 
 
 def frame_summary(x: Tensor, y: Tensor, zx: Tensor, zy: Tensor) -> Tensor:
-    """What the user's own coordinates tell when rows are too few to whiten: cross-correlations of single features, and tails.
+    """What single features tell when rows are too few to whiten: their cross-correlations, and their tails.
 
     Not invariant under linear maps; the caller gates it so that it vanishes as rows become plenty.
     """
@@ -122,7 +122,9 @@ def frame_summary(x: Tensor, y: Tensor, zx: Tensor, zy: Tensor) -> Tensor:
     size = (cross.square().sum((1, 2)) + 1e-8).sqrt()[:, None]
     mean = cross.mean((1, 2)).abs()[:, None]
     within = [(mean_square_correlation(zx), mean_square_correlation(zy)), (tail_weight(x), tail_weight(y))]
-    return torch.cat([parts[0] + parts[1], (parts[0] - parts[1]).abs()[:, width:], size, mean, symmetric(within)], dim=1)
+    return torch.cat(
+        [parts[0] + parts[1], (parts[0] - parts[1]).abs()[:, width:], size, mean, symmetric(within)], dim=1
+    )
 
 
 def standard_score(z: Tensor) -> Tensor:
@@ -190,7 +192,9 @@ def pair_tokens(u: Tensor, v: Tensor, rho: Tensor, kind: int) -> Tensor:
     across = basis(difference)[..., [1, 3, 5, 7]]
     band = torch.einsum("bnmf,bnmg->bmfg", along, across) / n
     index = torch.arange(m, device=u.device)
-    place = torch.stack([torch.log1p(index), index / 16, *(torch.full((m,), float(kind == k), device=u.device) for k in range(3))])
+    place = torch.stack(
+        [torch.log1p(index), index / 16, *(torch.full((m,), float(kind == k), device=u.device) for k in range(3))]
+    )
     parts = [
         rho[..., None],
         gaussian_terms(rho, (0.9999, 0.95, 0.7)),

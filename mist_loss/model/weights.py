@@ -9,7 +9,7 @@ import json
 import os
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -76,9 +76,7 @@ def load(name_or_path: str | Path) -> "MIST":
     else:
         path = Path(name)
         if path.suffix != ".safetensors":
-            raise ValueError(
-                f"expected one of {sorted(REGISTRY)} or the path of a .safetensors file, got {name!r}"
-            )
+            raise ValueError(f"expected one of {sorted(REGISTRY)} or the path of a .safetensors file, got {name!r}")
         if not path.is_file():
             raise FileNotFoundError(f"no weights at {path}: give an existing file or one of {sorted(REGISTRY)}")
     return _read(path)
@@ -96,16 +94,15 @@ def read_header(path: str | Path) -> dict:
     except SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file ({error}); fetch or save it again") from error
     if header.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} has format {header.get('format')!r}, expected {FORMAT!r}: save it with save_weights of this version"
-        )
+        raise ValueError(f"{path} has format {header.get('format')!r}, expected {FORMAT!r}: save it with this version")
     return {"config": json.loads(header["config"]), "provenance": json.loads(header["provenance"])}
 
 
 def _read(path: Path) -> "MIST":
     from mist_loss.model.network import MIST, MISTConfig
 
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in read_header(path)["config"].items()}
+    fields: dict[str, Any] = read_header(path)["config"]
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     try:
         with torch.random.fork_rng(devices=[]):  # building the network must not move the user's random numbers
             model = MIST(MISTConfig(**fields))

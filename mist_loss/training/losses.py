@@ -33,8 +33,8 @@ def spread(knots: Tensor) -> Tensor:
 def relative_loss(knots: Tensor, target: Tensor, floor: float = 0.05) -> Tensor:
     """Pinball loss of the quantiles and Huber loss of the mean, in units of the predicted spread.
 
-    A weight that depends on the input alone moves neither the best quantile nor the best mean, but lets 4,000 rows, whose
-    errors are a hundred times smaller, count as much as 10. The spread takes no gradient: it is a weight.
+    A weight that depends on the input alone moves neither the best quantile nor the best mean, but lets 4,000 rows,
+    whose errors are a hundred times smaller, count as much as 10. The spread takes no gradient: it is a weight.
 
     Args:
         knots: (b, KNOTS) predicted quantiles, nats.
@@ -46,4 +46,6 @@ def relative_loss(knots: Tensor, target: Tensor, floor: float = 0.05) -> Tensor:
     """
     weight = 1 / (spread(knots.detach()) + floor)
     error = (quantiles.mean(knots) - target) * weight
-    return pinball(knots, target) * weight + 0.25 * F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=3.0)
+    return pinball(knots, target) * weight + 0.25 * F.huber_loss(
+        error, torch.zeros_like(error), reduction="none", delta=3.0
+    )

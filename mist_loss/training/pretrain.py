@@ -133,12 +133,17 @@ def pretrain(
     torch.manual_seed(config.seed)
     if config.parent is None:
         network = MIST(MISTConfig(rows=mixture.rows, dims=mixture.dims)).to(device)
-        fixed = [group(mixture, config.seed, NORMALIZATION_STEP, i // 32, i % 32, device) for i in range(config.normalization_groups)]
+        fixed = [
+            group(mixture, config.seed, NORMALIZATION_STEP, i // 32, i % 32, device)
+            for i in range(config.normalization_groups)
+        ]
         network.fit_normalization([network.summarize(x, y) for x, y, _ in fixed])
     else:
         network = MIST.from_pretrained(config.parent).to(device).train()
     average = AveragedModel(network, avg_fn=exponential_average(config.average))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98)
+    )
     header = {"config": dataclasses.asdict(config), "processes": accelerator.num_processes}
     start, sets_seen, seconds, cpu_seconds = 0, 0, 0.0, 0.0
     if state_path.exists():
@@ -193,8 +198,11 @@ def pretrain(
             done = step + 1
             if main and (done % validate_every == 0 or done == config.steps):
                 elapsed = round(seconds + time.monotonic() - began)
-                _log(log_path, {"step": done, "sets": sets_seen, "seconds": elapsed, "loss": running}
-                     | validate(average.module, problems))
+                _log(
+                    log_path,
+                    {"step": done, "sets": sets_seen, "seconds": elapsed, "loss": running}
+                    | validate(average.module, problems),
+                )
             if main and (time.monotonic() - saved_at > 60 * checkpoint_minutes or done == config.steps):
                 save(done)
                 saved_at = time.monotonic()
@@ -202,7 +210,8 @@ def pretrain(
     if main:
         finished = state.read_header(state_path)
         provenance = finished | {"commit": _commit(), "torch": torch.__version__}
-        save_weights(average.module, weights, provenance)
+        network.load_state_dict(average.module.state_dict())
+        save_weights(network, weights, provenance)
         plot_curve(log_path, output / "curve.png")
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -249,7 +258,7 @@ def plot_curve(log_path: Path, figure_path: Path) -> None:
     for name in rows[0]:
         if name in ("loss", "pinball") or name.startswith("mse"):
             axes.plot(sets, [float(row[name]) for row in rows], label=name)
-    axes.set(xlabel="sets seen", yscale="log", title="pretraining: loss and errors (nats, nats²) on fixed validation sets")
+    axes.set(xlabel="sets seen", yscale="log", title="loss and errors (nats, nats²) on fixed validation sets")
     axes.legend()
     temporary = figure_path.with_name("tmp-" + figure_path.name)
     figure.savefig(temporary, dpi=120)

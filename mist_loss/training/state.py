@@ -1,4 +1,4 @@
-"""The state of a run in one safetensors file: written under a temporary name and renamed, loaded without executing code."""
+"""The state of a run in one safetensors file: written under a temporary name and renamed, read without running code."""
 
 import json
 import os

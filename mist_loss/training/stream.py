@@ -1,4 +1,4 @@
-"""The endless stream of training problems: a pure function of seed, step and process, so that a run can go on anywhere."""
+"""The stream of training problems: a pure function of seed, step and process, so that a run can go on anywhere."""
 
 import hashlib
 

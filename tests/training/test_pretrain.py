@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def test_two_processes_share_one_model(tmp_path):
 
 
 def test_another_configuration_is_refused(tmp_path):
-    settings = {"mixture": "paper", "groups": 1, "normalization_groups": 1, "steps": 1}
+    settings: dict[str, Any] = {"mixture": "paper", "groups": 1, "normalization_groups": 1, "steps": 1}
     pretrain(PretrainConfig(**settings), tmp_path, validation_groups=1)
     with pytest.raises(ValueError, match="another folder to start afresh"):
         pretrain(PretrainConfig(**settings | {"lr": 1e-4}), tmp_path, validation_groups=1)
