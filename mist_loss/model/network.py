@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mist_loss.model import weights
 from mist_loss.model.attention import ISAB, MAB, PMA
 from mist_loss.model.quantiles import KNOTS
-from mist_loss.model.statistics import Summary, summarize
+from mist_loss.model.statistics import Summary, gaussian_terms, summarize
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,10 @@ class MIST(nn.Module):
         self.embed_row, self.row_context = RowEmbedding(config), nn.Linear(config.width, h)
         self.row_blocks = nn.ModuleList([ISAB(h), ISAB(h)])
         self.row_pool, self.row_out = PMA(h), nn.Linear(4 * h, config.width)
+        self.pair_term = nn.Linear(h, 2)
+        with torch.no_grad():  # start from the Gaussian estimate
+            self.pair_term.weight.zero_()
+            self.pair_term.bias.copy_(torch.tensor([1.0, 0.0]))
         self.head = nn.Sequential(*(Residual(config.width) for _ in range(3)), nn.LayerNorm(config.width))
         self.quantiles = nn.Linear(config.width, KNOTS)
 
@@ -140,7 +144,10 @@ class MIST(nn.Module):
         hidden = hidden + self.token_out(self.token_pool(tokens)) + self.row_out(self.row_pool(rows))
         raw = self.quantiles(self.head(hidden))
         middle = KNOTS // 2
-        centre = raw[:, middle : middle + 1] + self.skip(vector.clamp(-20, 20))
+        # mutual information adds up over independent pairs: each token scales its Gaussian term and adds its own
+        gain, own = self.pair_term(tokens).unbind(-1)
+        pairs = (gain * gaussian_terms(summary.tokens[..., 0], (0.9999,))[..., 0] + own).sum(1, keepdim=True)
+        centre = raw[:, middle : middle + 1] + self.skip(vector.clamp(-20, 20)) + pairs
         up = F.softplus(raw[:, middle + 1 :] - 2).cumsum(1)
         down = F.softplus(raw[:, :middle] - 2).flip(1).cumsum(1).flip(1)
         # mutual information is not negative: softplus with a corner of about 0.25 nats

@@ -8,6 +8,7 @@ from mist_loss.meta.families import Problem
 from mist_loss.meta.mixtures import Mixture
 
 SMALLEST, LARGEST = 8, 48  # sets of a group; a group shares one shape, so that nothing is padded
+SHARED = 2**7 - 1  # in place of a rank, for what all processes draw alike
 ROW_BUDGET = 8000  # rows of a group, between those bounds
 
 
@@ -17,7 +18,7 @@ def draw_seed(seed: int, step: int, process: int, index: int) -> int:
     Args:
         seed: of the run; runs start at unrelated places.
         step: optimiser step, below 2^20.
-        process: rank, below 2^7.
+        process: rank, below 2^7 - 1; the last stands for what all processes share.
         index: group within the step, below 2^5.
     """
     start = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "big")
@@ -26,6 +27,8 @@ def draw_seed(seed: int, step: int, process: int, index: int) -> int:
 
 def group(mixture: Mixture, seed: int, step: int, process: int, index: int, device: torch.device) -> Problem:
     """Draw one group of sets of equal shape; the caller's random numbers are left alone.
+
+    All processes draw the same shape, so that none waits for another, and each its own problems.
 
     Args:
         mixture: the meta-distribution.
@@ -37,7 +40,8 @@ def group(mixture: Mixture, seed: int, step: int, process: int, index: int, devi
     """
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices, device_type="cuda"):
-        torch.manual_seed(draw_seed(seed, step, process, index))
+        torch.manual_seed(draw_seed(seed, step, SHARED, index))
         n, dx, dy = mixture.shape()
+        torch.manual_seed(draw_seed(seed, step, process, index))
         sets = max(SMALLEST, min(LARGEST, ROW_BUDGET // n))
         return mixture.batch(sets, n, dx, dy, device, chunk=2 if sets <= 16 else 4)

@@ -71,7 +71,12 @@ def test_two_processes_share_one_model(tmp_path):
     subprocess.run(**run, check=True, stdout=subprocess.PIPE, timeout=180)
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
     mixture = MIXTURES["paper"]
-    sets = sum(len(group(mixture, 0, step, 0, 0, CPU).mi) for step in range(4))
+    sets = 0
+    for step in range(4):
+        first, second = (group(mixture, 0, step, rank, 0, CPU) for rank in (0, 1))
+        assert first.x.shape == second.x.shape
+        assert not torch.equal(first.x, second.x)
+        sets += len(first.mi)
     assert int(rows[-1]["sets"]) == 2 * sets
     assert (tmp_path / "weights.safetensors").exists()
 
