@@ -6,6 +6,7 @@ import sys
 
 # command -> (module with add_arguments and main, help)
 COMMANDS = {
+    "estimate": ("mist_loss.estimate", "estimate the mutual information between columns of a file"),
     "pretrain": ("mist_loss.training.pretrain", "train an estimator on a meta-distribution; resumes where it stopped"),
     "bench": ("mist_loss.evaluation.report", "measure an estimator on the benchmark corpora"),
 }

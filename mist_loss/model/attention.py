@@ -1,4 +1,4 @@
-"""Attention blocks of the Set Transformer (Lee et al. 2019), pre-normalised as in SetTransformer++ (Zhang et al. 2022)."""
+"""Attention blocks of the Set Transformer (Lee et al. 2019), normalised as in SetTransformer++ (Zhang et al. 2022)."""
 
 import torch
 import torch.nn.functional as F

@@ -40,12 +40,13 @@ def standardize(x: Tensor) -> Tensor:
         (b, n, d); constant features become zero.
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    # divide before averaging: the sum of squares or even of absolute values may overflow
+    # divide before averaging: a sum may overflow
     peak = x.detach().abs().amax(1, keepdim=True)
     x = x / torch.where(peak > 0, peak, 1)
     x = x - x.mean(1, keepdim=True)
     deviation = x.abs().mean(1, keepdim=True)
-    return x / torch.where(deviation > 1e-6, deviation, 1)
+    # what is left of a constant is rounding
+    return x / torch.where(deviation > 4 * torch.finfo(x.dtype).eps, deviation, 1)
 
 
 def gaussianize(x: Tensor) -> Tensor:
@@ -63,8 +64,8 @@ def gaussianize(x: Tensor) -> Tensor:
     """
     n = x.shape[1]
     columns = rearrange(x, "b n d -> b d n").contiguous()
-    top = float(torch.special.ndtri(torch.tensor(1 - 0.5 / n, dtype=torch.float64)))
-    scores = torch.linspace(-top, top, KNOTS, dtype=torch.float64)
+    top = torch.special.ndtri(torch.full((), 1 - 0.5 / n, dtype=torch.float64))
+    scores = top * torch.linspace(-1, 1, KNOTS, dtype=torch.float64)
     position = (torch.special.ndtr(scores) * n - 0.5).clamp(0, n - 1)
     below = position.floor().long()
     above, share = (below + 1).clamp(max=n - 1).to(x.device), (position - below).to(x)
@@ -83,7 +84,7 @@ def gaussianize(x: Tensor) -> Tensor:
         return torch.where(index == KNOTS, KNOTS - 1.0, upper - 1 + fraction)
 
     middle = (place(False) + place(True)) / 2
-    return rearrange(top * (2 / (KNOTS - 1) * middle - 1), "b d n -> b n d")
+    return rearrange(top.to(x) * (2 / (KNOTS - 1) * middle - 1), "b d n -> b n d")
 
 
 def shrinkage(n: int, d: int) -> float:

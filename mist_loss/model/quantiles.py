@@ -36,7 +36,7 @@ _MEAN_WEIGHTS = _mean_weights()
 
 def mean(knots: Tensor) -> Tensor:
     """Mean of the predictive distribution: (..., KNOTS) -> (...,) nats."""
-    return knots @ torch.tensor(_MEAN_WEIGHTS, device=knots.device, dtype=knots.dtype)
+    return (knots * torch.tensor(_MEAN_WEIGHTS, device=knots.device, dtype=knots.dtype)).sum(-1)
 
 
 def quantile(knots: Tensor, level: float | Tensor) -> Tensor:

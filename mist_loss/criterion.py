@@ -1,0 +1,172 @@
+"""Mutual information as a loss."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mist_loss.estimate import PROJECTIONS, interval, predict, projection_note
+from mist_loss.model import quantiles
+from mist_loss.model.network import MIST
+from mist_loss.validation import check_choice, check_level, finite_sets, paired_sets, require_finite
+
+SIGNS = {"maximize": -1.0, "minimize": 1.0}
+LEVEL = 0.9  # of the interval in ``criterion.last``
+
+
+class Last(NamedTuple):
+    """What a criterion saw in its last call, without a graph.
+
+    value, low, high: point estimate and 90% interval in nats, 0-d for one set, (b,) for a batch of sets; rows: n;
+    dims: (dx, dy) of the input; in_range: whether rows and dims lie in the range the model was trained on (rows beyond
+    its maximum do, since the model saturates there; dimensions that had to be projected do not).
+    """
+
+    value: Tensor
+    low: Tensor
+    high: Tensor
+    rows: int
+    dims: tuple[int, int]
+    in_range: bool
+
+
+class MISTCriterion(nn.Module):
+    """The pretrained estimate of mutual information as a loss (arXiv 2511.18945).
+
+    ``criterion(x, y)`` is a scalar in nats, to be minimised: -I(x; y), or +I(x; y) with objective="minimize"; the
+    mean over the sets of a batch. Mutual information belongs to a set of rows, not to a row, so rows are not reduced.
+    ``criterion.last`` holds the estimate, its interval and the size of the input of the last call.
+
+    Frozen (the default), the weights are buffers, not parameters: no optimiser of a parent module finds them and
+    ``requires_grad_`` does not reach them, while ``.to()``, ``state_dict``, ``deepcopy``, ``torch.save`` and
+    ``torch.compile`` treat them as any other; the estimator stays in eval mode. The names in the state dict are
+    the same either way. Casting a parent to half precision leaves the estimator in float32, which its algebra needs.
+
+    NaN or infinite input is a ValueError on the CPU. On other devices, and in compiled code, looking would stall or
+    break the graph: there the loss and its gradient become NaN.
+
+    Args:
+        model: a registered name, the path of a .safetensors file, or a ``MIST``, of which the criterion takes a copy.
+        objective: "maximize" or "minimize" the mutual information.
+        quantile: None for the point estimate, or the level of the quantile to optimise instead: a low one when
+            maximising, a high one when minimising, is the conservative choice.
+        frozen: False trains the estimator too, see ``unfreeze``.
+        projection: what to do with more dimensions than the model reads: "pca", "random" (see
+            ``mist_loss.model.projection``) or "none", an error. Projecting can only lower mutual information, so a
+            minimised criterion is blind to what is dropped.
+
+    Raises:
+        ValueError: an unknown model or option.
+        FileNotFoundError: the weights are missing.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | MIST = "mist-base",
+        objective: str = "maximize",
+        quantile: float | None = None,
+        frozen: bool = True,
+        projection: str = "pca",
+    ):
+        super().__init__()
+        self.objective = check_choice("objective", objective, SIGNS)
+        self.quantile = quantile if quantile is None else check_level("quantile", quantile)
+        self.projection = check_choice("projection", projection, PROJECTIONS)
+        self.last: Last | None = None
+        self._warned = False
+        self.model = copy.deepcopy(model) if isinstance(model, MIST) else MIST.from_pretrained(model)
+        if frozen:
+            self.freeze()
+        else:
+            self.unfreeze()
+
+    def freeze(self) -> "MISTCriterion":
+        """Turn the weights into buffers, in eval mode; returns self."""
+        self.frozen = True
+        for module in self.model.modules():
+            # the module itself remembers, so that a copy of ``criterion.model`` can be unfrozen as well
+            names = module.__dict__.setdefault("_frozen_names", [])
+            for name, weight in list(module.named_parameters(recurse=False)):
+                delattr(module, name)
+                module.register_buffer(name, weight.detach())
+                names.append(name)
+        return self.train(self.training)
+
+    def unfreeze(self) -> "MISTCriterion":
+        """Turn the weights into trainable parameters whose mode follows the parent's; returns self.
+
+        Build the optimiser afterwards: the parameters are new.
+        """
+        self.frozen = False
+        for module in self.model.modules():
+            for name in module.__dict__.pop("_frozen_names", []):
+                weight = getattr(module, name)
+                delattr(module, name)
+                module.register_parameter(name, nn.Parameter(weight))
+        self.model.requires_grad_(True)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> "MISTCriterion":
+        """Set the mode; a frozen estimator stays in eval mode."""
+        super().train(mode)
+        self.model.train(mode and not self.frozen)
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MISTCriterion":
+        def at_least_single(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype.itemsize >= 4 else tensor.to(moved.device)
+
+        return super()._apply(at_least_single, recurse)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss in nats.
+
+        Args:
+            x: (n, dx), or (b, n, dx) for b sets; any float dtype, at least 4 rows.
+            y: (n, dy) or (b, n, dy): row i belongs to row i of x.
+
+        Returns:
+            0-d, in the precision of the estimator; gradients arrive in the dtypes of x and y.
+
+        Raises:
+            ValueError: input that cannot be used, see ``mist_loss.validation``.
+        """
+        x, y, single = paired_sets(x, y)
+        note = projection_note(self.model, x, y, self.projection)
+        if note:
+            self._warn_once(note)
+        poison = None
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            require_finite(x, y)
+        else:  # no look at the values: it would wait for the device, or break the graph
+            poison = torch.where(finite_sets(x, y), 1.0, torch.nan)[:, None]
+            x, y = (t.nan_to_num(0, 0, 0) for t in (x, y))  # factorisations raise on NaN
+        with torch.autocast(x.device.type, enabled=False):
+            knots = predict(self.model, x, y, self.projection)
+            if poison is not None:
+                knots = knots * poison
+            self.last = self._describe(knots.detach(), x, y, single)
+            nats = quantiles.mean(knots) if self.quantile is None else quantiles.quantile(knots, self.quantile)
+            return SIGNS[self.objective] * nats.mean()
+
+    @torch.compiler.assume_constant_result  # compiled code warns while it is traced
+    def _warn_once(self, note: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(note, stacklevel=3)
+
+    def _describe(self, knots: Tensor, x: Tensor, y: Tensor, single: bool) -> Last:
+        value, low, high = (t[0] if single else t for t in interval(knots, LEVEL))
+        config, rows, dims = self.model.config, x.shape[1], (x.shape[2], y.shape[2])
+        in_range = rows >= config.rows[0] and all(config.dims[0] <= d <= config.dims[1] for d in dims)
+        return Last(value, low, high, rows, dims, in_range)
+
+    def extra_repr(self) -> str:
+        """Options, for printing."""
+        options = ("objective", "quantile", "frozen", "projection")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in options)

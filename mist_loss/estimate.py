@@ -1,0 +1,175 @@
+"""Mutual information as a number with an interval: ``estimate_mi``, and ``mist-loss estimate`` for files."""
+
+import argparse
+import functools
+import json
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mist_loss.model import quantiles, weights
+from mist_loss.model.network import MIST
+from mist_loss.model.projection import METHODS, project
+from mist_loss.validation import check_choice, check_level, paired_sets, require_finite
+
+PROJECTIONS = (*METHODS, "none")
+
+
+class Estimate(NamedTuple):
+    """Mutual information in nats with a central interval: 0-d tensors for one set, (b,) for a batch of sets."""
+
+    value: Tensor
+    low: Tensor
+    high: Tensor
+
+
+def estimate_mi(
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray,
+    level: float = 0.9,
+    model: str | Path | MIST = "mist-base",
+    projection: str = "pca",
+) -> Estimate:
+    """Estimate I(x; y) from paired rows, in one pass of the pretrained model (arXiv 2511.18945).
+
+    Deterministic. The result carries gradients when x or y does. The model keeps its precision under autocast.
+
+    Args:
+        x: (n, dx), or (b, n, dx) for b sets; NumPy or tensor, any float dtype, any device; at least 4 rows.
+        y: (n, dy) or (b, n, dy): row i belongs to row i of x.
+        level: probability of the interval, in (0, 1).
+        model: a registered name, the path of a .safetensors file, or a ``MIST`` on the device of the inputs.
+        projection: what to do with more dimensions than the model reads: "pca", "random" (see
+            ``mist_loss.model.projection``) or "none", an error. Projecting can only lower mutual information.
+
+    Returns:
+        Estimate(value, low, high) in nats: the mean of the predictive distribution, and its quantiles (1 - level)/2 and
+        (1 + level)/2.
+
+    Raises:
+        ValueError: input that cannot be used, see ``mist_loss.validation``; an unknown model or option.
+        FileNotFoundError: the weights are missing.
+    """
+    check_level("level", level)
+    check_choice("projection", projection, PROJECTIONS)
+    x, y, single = paired_sets(_as_tensor(x), _as_tensor(y))
+    require_finite(x, y)
+    network = _resolve(model, x.device)
+    note = projection_note(network, x, y, projection)
+    if note:
+        warnings.warn(note, stacklevel=2)
+    differentiable = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
+    with torch.set_grad_enabled(differentiable), torch.autocast(x.device.type, enabled=False):
+        result = interval(predict(network, x, y, projection), level)
+    return Estimate(*(t[0] for t in result)) if single else result
+
+
+def predict(network: MIST, x: Tensor, y: Tensor, projection: str) -> Tensor:
+    """Predictive distributions (b, KNOTS) for checked sets (b, n, d), projected where too wide for the network.
+
+    Raises:
+        ValueError: the network is on another device.
+    """
+    if network.vector_mean.device != x.device:
+        raise ValueError(
+            f"expected the estimator and its input on one device, got {network.vector_mean.device} and {x.device}: "
+            f"move the estimator with .to({str(x.device)!r})"
+        )
+    limit = network.config.dims[1]
+    x, y = (project(t, limit, projection) if t.shape[2] > limit else t for t in (x, y))
+    return network(x, y)
+
+
+def projection_note(network: MIST, x: Tensor, y: Tensor, projection: str) -> str | None:
+    """What ``predict`` does about too many dimensions, for a warning; None if nothing.
+
+    Raises:
+        ValueError: there are too many, and projection is "none".
+    """
+    limit = network.config.dims[1]
+    wide = [f"{name} has {t.shape[2]}" for name, t in (("x", x), ("y", y)) if t.shape[2] > limit]
+    if not wide:
+        return None
+    fact = f"{' and '.join(wide)} dimensions, the model reads at most {limit}"
+    if projection == "none":
+        raise ValueError(f"{fact}: choose projection='pca' or 'random', or reduce the features first")
+    return (
+        f"{fact}: projected (projection={projection!r}). The result is the mutual information of what the projection "
+        "keeps, which is at most that of the input"
+    )
+
+
+def interval(knots: Tensor, level: float) -> Estimate:
+    """Point estimate and central interval of predictive distributions (b, KNOTS): Estimate of (b,)."""
+    low, high = (quantiles.quantile(knots, tail) for tail in ((1 - level) / 2, (1 + level) / 2))
+    return Estimate(quantiles.mean(knots), low, high)
+
+
+def _as_tensor(sample: Tensor | np.ndarray) -> Tensor:
+    if not isinstance(sample, np.ndarray):
+        return sample
+    if sample.dtype.kind not in "biufc" or sample.dtype.itemsize > 8:
+        raise ValueError(f"expected an array of floating-point numbers, got dtype {sample.dtype}: use .astype(float)")
+    # a native, positive-stride, writable copy: torch shares memory with no other kind
+    return torch.from_numpy(sample.astype(sample.dtype.newbyteorder("="), order="C"))
+
+
+def _resolve(model: str | Path | MIST, device: torch.device) -> MIST:
+    if isinstance(model, MIST):
+        return model
+    return _registered(str(model), device) if str(model) in weights.REGISTRY else _load(model, device)
+
+
+def _load(model: str | Path, device: torch.device) -> MIST:
+    with torch.inference_mode(False):  # weights born in inference mode could never serve autograd
+        return MIST.from_pretrained(model).to(device).requires_grad_(False)
+
+
+@functools.lru_cache(maxsize=8)
+def _registered(name: str, device: torch.device) -> MIST:
+    """One copy a device, so that no call moves the weights of another. Files by path may change, and are read anew."""
+    return _load(name, device)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``mist-loss estimate``."""
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help=".csv with a header, .npy, .npz or .parquet; a row is an observation"
+    )
+    columns = (
+        "columns, by comma: names (CSV, Parquet), array names (NPZ), positions (NPY); or a range of positions FIRST:END"
+    )
+    parser.add_argument("--x", required=True, metavar="COLS", help=columns)
+    parser.add_argument("--y", required=True, metavar="COLS", help="likewise")
+    parser.add_argument("--level", type=float, default=0.9, help="probability of the interval (default 0.9)")
+    parser.add_argument(
+        "--model", default="mist-base", help="name of the weights or a .safetensors file (default mist-base)"
+    )
+    parser.add_argument(
+        "--projection",
+        choices=PROJECTIONS,
+        default="pca",
+        help="for more dimensions than the model reads (default pca)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Estimate the mutual information between two groups of columns of a file, and print it."""
+    from mist_loss.tables import read_columns
+
+    x, y = read_columns(args.file, args.x, args.y)
+    estimate = estimate_mi(x, y, args.level, args.model, args.projection)
+    value, low, high = (t.item() for t in estimate)
+    rows, dims = len(x), (x.shape[1], y.shape[1])
+    if args.json:
+        numbers = {"value": value, "low": low, "high": high, "unit": "nats", "level": args.level}
+        print(json.dumps(numbers | {"rows": rows, "dims": dims, "model": args.model}))
+    else:
+        print(f"I(x; y) = {value:.3f} nats, {args.level:.0%} interval {low:.3f} to {high:.3f}")
+        print(f"{rows} rows, {dims[0]} and {dims[1]} dimensions, model {args.model}")
+    return 0

@@ -1,0 +1,109 @@
+"""Checks of what the user passes in, shared by ``estimate_mi`` and ``MISTCriterion``; all else trusts its input."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+MIN_ROWS = 4  # fewer rows, centred and scaled, leave nothing to estimate from
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def paired_sets(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Check two paired samples, and give both the form (b, n, d) and one dtype.
+
+    Args:
+        x: (n, dx) or (b, n, dx), floating point.
+        y: (n, dy) or (b, n, dy) on the same device; its dtype may differ.
+
+    Returns:
+        x, y, and whether they came as one set.
+
+    Raises:
+        ValueError: no tensor, an integer, boolean or complex dtype, wrong rank, an empty sample, different numbers of
+            rows or of sets, fewer than MIN_ROWS rows, different devices.
+    """
+    for name, sample in (("x", x), ("y", y)):
+        _check_sample(name, sample)
+    if x.ndim != y.ndim:
+        raise ValueError(
+            f"expected x and y both of shape (n, d) or both (b, n, d), got {tuple(x.shape)} and {tuple(y.shape)}: "
+            "give the one set a leading dimension of 1, or pass as many sets on the other side"
+        )
+    if x.shape[:-1] != y.shape[:-1]:
+        what = "rows" if x.shape[-2] != y.shape[-2] else "sets"
+        raise ValueError(
+            f"expected as many {what} in x as in y, got shapes {tuple(x.shape)} and {tuple(y.shape)}: "
+            "row i of x and row i of y must be one joint observation"
+        )
+    if x.shape[-2] < MIN_ROWS:
+        raise ValueError(
+            f"expected at least {MIN_ROWS} rows, got {x.shape[-2]}: pass a larger batch, "
+            "or gather rows from several steps or processes"
+        )
+    if x.device != y.device:
+        raise ValueError(f"expected x and y on one device, got {x.device} and {y.device}: move one with .to()")
+    common = torch.promote_types(x.dtype, y.dtype)
+    x, y = x.to(common), y.to(common)
+    return (x, y, False) if x.ndim == 3 else (x[None], y[None], True)
+
+
+def _check_sample(name: str, sample: Tensor) -> None:
+    if not isinstance(sample, Tensor):
+        raise ValueError(
+            f"expected {name} to be a tensor, got {type(sample).__name__}: convert it with torch.as_tensor"
+        )
+    if sample.dtype not in DTYPES:
+        raise ValueError(
+            f"expected {name} in float16, bfloat16, float32 or float64, got {sample.dtype}: convert integers and "
+            f"booleans with {name}.float(), split complex numbers with torch.view_as_real"
+        )
+    if sample.ndim not in (2, 3):
+        raise ValueError(
+            f"expected {name} of shape (n, d), or (b, n, d) for b sets, got {tuple(sample.shape)}: "
+            f"a single feature is {name}[:, None], a feature map {name}.flatten(1)"
+        )
+    if sample.numel() == 0:
+        raise ValueError(f"expected {name} with at least one value, got shape {tuple(sample.shape)}: it is empty")
+
+
+def finite_sets(x: Tensor, y: Tensor) -> Tensor:
+    """(b,) True where both samples (b, n, d) of a set are finite; waits for nothing."""
+    return torch.isfinite(x).all(2).all(1) & torch.isfinite(y).all(2).all(1)
+
+
+def require_finite(x: Tensor, y: Tensor) -> None:
+    """Wait for the values and refuse NaN and infinity.
+
+    Raises:
+        ValueError: a value is NaN or infinite.
+    """
+    for name, sample in (("x", x), ("y", y)):
+        bad = int((~torch.isfinite(sample)).sum())
+        if bad:
+            raise ValueError(
+                f"expected finite values, got {bad} of {sample.numel()} NaN or infinite in {name}: drop those rows "
+                "from x and y, or look for the overflow upstream (half precision, learning rate)"
+            )
+
+
+def check_level(name: str, level: float) -> float:
+    """A level strictly between 0 and 1.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(level, float) or not 0 < level < 1:
+        raise ValueError(f"expected {name} as a float strictly between 0 and 1, got {level!r}: 0.9 stands for 90%")
+    return level
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
+    """One of several words.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if value not in choices:
+        raise ValueError(f"expected {name} to be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value

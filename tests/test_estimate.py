@@ -1,0 +1,271 @@
+import json
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from mist_loss import MIST, cli, estimate_mi
+from mist_loss import estimate as estimate_module
+from mist_loss.model import quantiles, weights
+from mist_loss.tables import read_columns
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.fixture(scope="module")
+def weight_file(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    weights.save_weights(model, path, {"command": "test"})
+    return path
+
+
+@pytest.fixture
+def registered(weight_file, monkeypatch):
+    """The small estimator under a registered name, with an empty cache before and after."""
+    monkeypatch.setitem(weights.REGISTRY, "small", (weight_file.name, weights.sha256(weight_file)))
+    monkeypatch.setattr(weights, "pretrained_folder", lambda: weight_file.parent)
+    estimate_module._registered.cache_clear()
+    yield "small"
+    estimate_module._registered.cache_clear()
+
+
+def test_one_set_and_a_batch(model):
+    x, y = torch.randn(3, 50, 2), torch.randn(3, 50, 5)
+    batch = estimate_mi(x, y, model=model)
+    assert [t.shape for t in batch] == [(3,)] * 3
+    for i in range(3):
+        one = estimate_mi(x[i], y[i], model=model)
+        assert [t.shape for t in one] == [()] * 3
+        torch.testing.assert_close(torch.stack(list(one)), torch.stack([t[i] for t in batch]))
+
+
+def test_value_and_interval_come_from_the_predictive_distribution(model):
+    x, y = torch.randn(50, 2), torch.randn(50, 3)
+    knots = model(x[None], y[None])[0]
+    result = estimate_mi(x, y, level=0.8, model=model)
+    torch.testing.assert_close(result.value, quantiles.mean(knots))
+    torch.testing.assert_close(result.low, quantiles.quantile(knots, 0.1))
+    torch.testing.assert_close(result.high, quantiles.quantile(knots, 0.9))
+    assert result.low < result.value < result.high
+    wider = estimate_mi(x, y, level=0.99, model=model)
+    assert wider.low < result.low
+    assert wider.high > result.high
+
+
+def test_deterministic_and_without_a_graph(model):
+    x, y = torch.randn(50, 2), torch.randn(50, 3)
+    first, second = (estimate_mi(x, y, model=model) for _ in range(2))
+    assert first == second
+    assert not any(t.requires_grad for t in first)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_in_the_dtype_of_the_input(model, dtype):
+    x, y = torch.randn(50, 2).to(dtype).requires_grad_(), torch.randn(50, 3)
+    result = estimate_mi(x, y, model=model)
+    assert result.value.dtype == torch.float32
+    for part in result:
+        (gradient,) = torch.autograd.grad(part, x, retain_graph=True)
+        assert gradient.dtype == dtype
+        assert gradient.isfinite().all()
+        assert gradient.abs().max() > 0
+    with torch.no_grad():
+        assert not estimate_mi(x, y, model=model).value.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f8"])
+def test_numpy(model, dtype):
+    x, y = (np.random.default_rng(0).normal(size=(50, d)).astype(dtype) for d in (2, 3))
+    x.setflags(write=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = estimate_mi(x, y[:, ::-1], model=model)
+    native = torch.tensor(x.astype("f8")), torch.tensor(y[:, ::-1].astype("f8"))
+    torch.testing.assert_close(result.value, estimate_mi(*native, model=model).value, atol=1e-3, rtol=0)
+
+
+def test_names_are_loaded_once_and_files_anew(registered, weight_file, model, monkeypatch):
+    x, y = torch.randn(50, 2), torch.randn(50, 3)
+    loaded = []
+    load = weights.load
+
+    def spy(name):
+        loaded.append(str(name))
+        return load(name)
+
+    monkeypatch.setattr(weights, "load", spy)
+    values = [estimate_mi(x, y, model=name).value for name in (registered, registered, weight_file, weight_file)]
+    assert loaded == [registered, str(weight_file), str(weight_file)]
+    assert all(torch.equal(value, estimate_mi(x, y, model=model).value) for value in values)
+
+
+def test_cached_weights_take_no_gradient_and_stay_where_they_are(registered):
+    cpu = estimate_module._registered(registered, torch.device("cpu"))
+    meta = estimate_module._registered(registered, torch.device("meta"))
+    assert cpu.vector_mean.device.type == "cpu"
+    assert meta.vector_mean.device.type == "meta"
+    assert not any(p.requires_grad for p in cpu.parameters())
+
+
+def test_first_use_in_inference_mode_does_not_spoil_the_cache(registered):
+    x, y = torch.randn(50, 2), torch.randn(50, 3)
+    with torch.inference_mode():
+        inside = estimate_mi(x, y, model=registered)
+    outside = estimate_mi(x.clone().requires_grad_(), y, model=registered)
+    outside.value.backward()
+    assert torch.equal(inside.value, outside.value)
+
+
+def test_wide_input_is_projected_with_a_warning(model):
+    x, y = torch.randn(50, 20), torch.randn(50, 3)
+    with pytest.warns(UserWarning, match=r"x has 20 dimensions, the model reads at most 8: projected \(.*'pca'"):
+        first = estimate_mi(x, y, model=model)
+    with pytest.warns(UserWarning, match="'random'"):
+        second = estimate_mi(x, y, model=model, projection="random")
+    assert first.value != second.value
+    with pytest.raises(ValueError, match="choose projection='pca' or 'random'"):
+        estimate_mi(x, y, model=model, projection="none")
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, -0.1, 90, float("nan"), "0.9", None])
+def test_level_is_checked(model, level):
+    with pytest.raises(ValueError, match="expected level as a float strictly between 0 and 1"):
+        estimate_mi(torch.randn(50, 2), torch.randn(50, 3), level=level, model=model)
+
+
+@pytest.mark.parametrize("name", ["no-such-model", None, 3])
+def test_unknown_models(name):
+    with pytest.raises(ValueError, match="expected one of"):
+        estimate_mi(torch.randn(50, 2), torch.randn(50, 3), model=name)
+
+
+def test_unknown_projection(model):
+    with pytest.raises(ValueError, match="expected projection to be one of 'pca', 'random', 'none', got 'umap'"):
+        estimate_mi(torch.randn(50, 2), torch.randn(50, 3), model=model, projection="umap")
+
+
+@pytest.mark.parametrize("dtype", [np.int64, bool, complex, object, "U3"])
+def test_arrays_of_other_dtypes(model, dtype):
+    with pytest.raises(ValueError, match="float"):
+        estimate_mi(np.ones((50, 2)).astype(dtype), np.ones((50, 2)), model=model)
+
+
+def test_lists_are_refused(model):
+    with pytest.raises(ValueError, match=r"expected x to be a tensor, got list: convert it with torch\.as_tensor"):
+        estimate_mi([[1.0]] * 50, torch.randn(50, 2), model=model)  # type: ignore[arg-type]
+
+
+# files
+
+
+ROWS = np.random.default_rng(0).normal(size=(40, 4))
+
+
+def write(folder, suffix):
+    path = folder / f"rows{suffix}"
+    if suffix == ".csv":
+        path.write_text("a,b, c ,d\n" + "\n".join(",".join(map(repr, row)) for row in ROWS.tolist()) + "\n")
+    elif suffix == ".npy":
+        np.save(path, ROWS)
+    elif suffix == ".npz":
+        np.savez(path, a=ROWS[:, 0], bc=ROWS[:, 1:3], d=ROWS[:, 3:])
+    else:
+        pytest.importorskip("pyarrow", exc_type=ImportError)
+        pytest.importorskip("pandas").DataFrame(ROWS, columns=list("abcd")).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("suffix", "x", "y"),
+    [
+        (".csv", "a,d", "b,c"),
+        (".csv", "a, d", "1:3"),
+        (".npy", "0,3", "1:3"),
+        (".npz", "a,d", "bc"),
+        (".parquet", "a,d", "1:3"),
+    ],
+)
+def test_read_columns(tmp_path, suffix, x, y):
+    first, second = read_columns(write(tmp_path, suffix), x, y)
+    np.testing.assert_array_equal(first, ROWS[:, [0, 3]])
+    np.testing.assert_array_equal(second, ROWS[:, 1:3])
+    assert first.dtype == np.float64
+
+
+def test_open_ranges(tmp_path):
+    first, second = read_columns(write(tmp_path, ".npy"), ":1", "1:")
+    assert (first.shape, second.shape) == ((40, 1), (40, 3))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n3\n", "expected 2 cells in row 2"),
+        ("a,b\n1,2\n3,x\n", "expected numbers in column 'b': could not convert string to float: 'x'"),
+        ("a,b\n1,2\n3,\n", "expected numbers in column 'b'"),
+        ("a,a\n1,2\n", "expected different column names"),
+        ("a,c\n1,2\n", "expected a column or a range FIRST:END of 2 columns, got 'b'; there are: a, c"),
+        ("", "of 0 columns"),
+    ],
+)
+def test_bad_csv(tmp_path, text, message):
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_columns(path, "a", "b")
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_columns(tmp_path / "none.csv", "a")
+    with pytest.raises(ValueError, match=r"expected a file ending in \.csv, \.npy, \.npz, \.parquet"):
+        read_columns(tmp_path / "rows.mat", "a")
+    np.save(tmp_path / "flat.npy", np.ones(5))
+    with pytest.raises(ValueError, match=r"expected an array \(n, d\)"):
+        read_columns(tmp_path / "flat.npy", "0")
+    np.savez(tmp_path / "lengths.npz", a=np.ones(5), b=np.ones(6), c=np.ones((5, 2, 2)))
+    with pytest.raises(ValueError, match="'a': 5, 'b': 6"):
+        read_columns(tmp_path / "lengths.npz", "a,b")
+    with pytest.raises(ValueError, match="flatten each row"):
+        read_columns(tmp_path / "lengths.npz", "c")
+
+
+def test_parquet_without_pandas_names_the_extra(tmp_path, monkeypatch):
+    (tmp_path / "rows.parquet").touch()
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'mist-loss\[tables\]'"):
+        read_columns(tmp_path / "rows.parquet", "a")
+
+
+def run(argv, capsys):
+    code = cli.main(["estimate", *map(str, argv)])
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.skipif("estimate" not in cli.COMMANDS, reason="the command is not wired in yet")
+def test_command(tmp_path, weight_file, capsys):
+    argv = [write(tmp_path, ".csv"), "--x", "a,b", "--y", "c", "--model", weight_file, "--level", "0.8"]
+    code, out, _ = run(argv, capsys)
+    expected = estimate_mi(ROWS[:, :2], ROWS[:, 2:3], level=0.8, model=MIST.from_pretrained(weight_file))
+    assert code == 0
+    assert out.startswith(
+        f"I(x; y) = {expected.value:.3f} nats, 80% interval {expected.low:.3f} to {expected.high:.3f}\n"
+    )
+    code, out, _ = run([*argv, "--json"], capsys)
+    answer = json.loads(out)
+    assert [answer["value"], answer["low"], answer["high"]] == pytest.approx([float(t) for t in expected])
+    assert {k: answer[k] for k in ("unit", "level", "rows", "dims")} == {
+        "unit": "nats",
+        "level": 0.8,
+        "rows": 40,
+        "dims": [2, 1],
+    }
+
+
+@pytest.mark.skipif("estimate" not in cli.COMMANDS, reason="the command is not wired in yet")
+def test_command_errors_go_to_stderr(tmp_path, weight_file, capsys):
+    code, out, err = run([write(tmp_path, ".csv"), "--x", "a", "--y", "z", "--model", weight_file], capsys)
+    assert (code, out) == (2, "")
+    assert "got 'z'" in err
