@@ -88,6 +88,14 @@ def test_another_configuration_is_refused(tmp_path):
         pretrain(PretrainConfig(**settings | {"lr": 1e-4}), tmp_path, validation_groups=1)
 
 
+def test_mixed_precision_trains(tmp_path):
+    run = command(tmp_path, 2)
+    run["args"] += ["--precision", "bf16"]
+    subprocess.run(**run, check=True, stdout=subprocess.PIPE, timeout=120)
+    weights = load_file(tmp_path / "weights.safetensors").values()
+    assert all(t.dtype == torch.float32 and torch.isfinite(t).all() for t in weights)
+
+
 @pytest.mark.parametrize("bad", [{"mixture": "narrow"}, {"seed": -1}, {"steps": 0}, {"groups": 0}])
 def test_bad_settings(bad):
     with pytest.raises(ValueError, match=f"got .*{next(iter(bad.values()))}"):
