@@ -1,0 +1,143 @@
+"""The recipe runs as a user would run it, and its parts do what they say."""
+
+import csv
+import gzip
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("torchvision")
+pytest.importorskip("pytorch_metric_learning")
+RECIPES = Path(__file__).parents[2] / "recipes"
+sys.path.insert(0, str(RECIPES))
+import contrastive  # noqa: E402
+import data  # noqa: E402
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(RECIPES / "contrastive.py"), *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=180, env=os.environ | {"OMP_NUM_THREADS": "2"}
+    )
+
+
+@pytest.mark.parametrize("loss", ["mist", "infonce"])
+def test_smoke(tmp_path, loss):
+    done = run("--smoke", "--loss", loss, "--output", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "linear probe" in done.stdout
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["config"]["loss"] == loss
+    assert result["probe_pixels"] > 90
+    assert min(result["probe_trained"], result["probe_untrained"]) > 30
+    history = list(csv.DictReader((tmp_path / "history.csv").open()))
+    assert [row["epoch"] for row in history] == ["1", "2", "3"]
+    assert all(float(row["low"]) <= float(row["estimate"]) <= float(row["high"]) for row in history)
+    assert (tmp_path / "curve.png").stat().st_size > 5000
+    assert {path.name for path in tmp_path.iterdir()} == {"result.json", "history.csv", "curve.png"}
+
+
+@pytest.mark.slow
+def test_the_default_run_beats_the_untrained_encoder_by_ten_points(tmp_path):
+    assert run("--output", str(tmp_path)).returncode == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["probe_trained"] >= result["probe_untrained"] + 10
+    assert result["seconds"] < 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (["--batch-size", "8"], "--batch-size must be at least 16, got 8"),
+        (["--data", "no-such-folder"], "which is no folder"),
+    ],
+)
+def test_bad_options_are_explained(arguments, message):
+    done = run(*arguments)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_views_keep_shape_and_range_and_differ():
+    torch.manual_seed(0)
+    images = torch.rand(20, 3, 8, 8)
+    one, two = data.random_view(images), data.random_view(images)
+    assert one.shape == images.shape
+    assert one.min() >= 0
+    assert one.max() <= 1
+    assert (one - two).abs().flatten(1).amax(1).min() > 0.05
+
+
+def test_a_view_without_change_is_the_image():
+    images = torch.rand(4, 1, 8, 8)
+    still = data.random_affine(images, degrees=0, scale=0, shear=0, shift=0)
+    torch.testing.assert_close(still, images, atol=1e-5, rtol=0)
+
+
+def test_digits_are_split_once():
+    images = data.load_images("digits")
+    assert images.train.shape == (1438, 1, 8, 8)
+    assert images.test.shape == (359, 1, 8, 8)
+    assert images.train.min() >= 0
+    assert images.train.max() == 1
+    assert torch.equal(images.test, data.load_images("digits").test)
+
+
+def write_folder(root: Path, counts: dict[str, int]) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            image.new("L", (40, 30), color=20 * index).save(root / name / f"{index}.png")
+
+
+def test_image_folder_with_and_without_parts(tmp_path):
+    write_folder(tmp_path / "whole", {"cat": 10, "dog": 10})
+    whole = data.load_images(str(tmp_path / "whole"), size=16)
+    assert whole.train.shape == (16, 3, 16, 16)
+    assert whole.test_labels.bincount().tolist() == [2, 2]
+    write_folder(tmp_path / "parts" / "train", {"cat": 3, "dog": 4})
+    write_folder(tmp_path / "parts" / "val", {"cat": 1, "dog": 2})
+    parts = data.load_images(str(tmp_path / "parts"), size=16)
+    assert (len(parts.train), len(parts.test)) == (7, 3)
+
+
+def test_image_folder_that_cannot_be_used(tmp_path):
+    with pytest.raises(ValueError, match="one subfolder a class"):
+        data.load_images(str(tmp_path))
+    write_folder(tmp_path / "single", {"cat": 5})
+    with pytest.raises(ValueError, match="at least two classes"):
+        data.load_images(str(tmp_path / "single"))
+
+
+def test_fashion_mnist_is_unpacked_from_the_debian_package(tmp_path):
+    for part, count in (("train", 3), ("t10k", 2)):
+        pixels, labels = bytes(range(196)) * 4 * count, bytes(range(count))
+        files = {
+            f"{part}-images-idx3-ubyte": struct.pack(">IIII", 2051, count, 28, 28) + pixels,
+            f"{part}-labels-idx1-ubyte": struct.pack(">II", 2049, count) + labels,
+        }
+        (tmp_path / "packaged").mkdir(exist_ok=True)
+        for name, content in files.items():
+            (tmp_path / "packaged" / f"{name}.gz").write_bytes(gzip.compress(content))
+    images = data.fashion_mnist(tmp_path / "root", packaged=tmp_path / "packaged")
+    assert images.train.shape == (3, 1, 28, 28)
+    assert images.test_labels.tolist() == [0, 1]
+    assert images.train.max() == pytest.approx(195 / 255)
+
+
+def test_the_untrained_copy_leaves_the_encoder_alone():
+    torch.manual_seed(0)
+    images = data.load_images("digits")
+    encoder = contrastive.build_encoder(1, 8)
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    contrastive.untrained_copy(encoder, images, torch.device("cpu"))
+    assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
