@@ -62,6 +62,16 @@ def load(name_or_path: str | Path) -> "MIST":
         ValueError: an unknown name, or a file that is not what it should be.
         FileNotFoundError: the file is missing.
     """
+    return _read(find(name_or_path))
+
+
+def find(name_or_path: str | Path) -> Path:
+    """The file of a registered name, its hash checked, or the given path.
+
+    Raises:
+        ValueError: an unknown name, or a file that is not what it should be.
+        FileNotFoundError: the file is missing.
+    """
     name = str(name_or_path)
     if name in REGISTRY:
         file_name, digest = REGISTRY[name]
@@ -79,7 +89,7 @@ def load(name_or_path: str | Path) -> "MIST":
             raise ValueError(f"expected one of {sorted(REGISTRY)} or the path of a .safetensors file, got {name!r}")
         if not path.is_file():
             raise FileNotFoundError(f"no weights at {path}: give an existing file or one of {sorted(REGISTRY)}")
-    return _read(path)
+    return path
 
 
 def read_header(path: str | Path) -> dict:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from mist_loss.meta.families import Problem
 from mist_loss.meta.mixtures import MIXTURES
 from mist_loss.model import quantiles
 from mist_loss.model.network import MIST, MISTConfig
-from mist_loss.model.weights import save_weights
+from mist_loss.model.weights import find, save_weights, sha256
 from mist_loss.training import state
 from mist_loss.training.losses import pinball, relative_loss
 from mist_loss.training.stream import group
@@ -144,7 +145,9 @@ def pretrain(
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98)
     )
-    header = {"config": dataclasses.asdict(config), "processes": accelerator.num_processes}
+    header: dict[str, Any] = {"config": dataclasses.asdict(config), "processes": accelerator.num_processes}
+    if config.parent is not None:
+        header["parent_sha256"] = sha256(find(config.parent))
     start, sets_seen, seconds, cpu_seconds = 0, 0, 0.0, 0.0
     if state_path.exists():
         saved = state.read_header(state_path)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from mist_loss.meta.mixtures import MIXTURES
 from mist_loss.model.network import MIST
+from mist_loss.model.weights import read_header, sha256
 from mist_loss.training.pretrain import PretrainConfig, learning_rate, pretrain
 from mist_loss.training.stream import group
 
@@ -86,6 +87,17 @@ def test_another_configuration_is_refused(tmp_path):
     pretrain(PretrainConfig(**settings), tmp_path, validation_groups=1)
     with pytest.raises(ValueError, match="another folder to start afresh"):
         pretrain(PretrainConfig(**settings | {"lr": 1e-4}), tmp_path, validation_groups=1)
+
+
+def test_training_goes_on_from_a_parent(tmp_path):
+    settings: dict[str, Any] = {"mixture": "paper", "groups": 1, "normalization_groups": 1, "steps": 1}
+    parent = pretrain(PretrainConfig(**settings), tmp_path / "parent", validation_groups=1)
+    child = pretrain(PretrainConfig(**settings, seed=1, parent=str(parent)), tmp_path / "child", validation_groups=1)
+    before, after = load_file(parent), load_file(child)
+    torch.testing.assert_close(after["vector_mean"], before["vector_mean"], atol=0, rtol=0)
+    assert not torch.equal(after["embed_vector.weight"], before["embed_vector.weight"])
+    torch.testing.assert_close(after["embed_vector.weight"], before["embed_vector.weight"], atol=1e-2, rtol=0)
+    assert read_header(child)["provenance"]["parent_sha256"] == sha256(parent)
 
 
 def test_mixed_precision_trains(tmp_path):
