@@ -198,8 +198,16 @@ def _additive(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem
 
 
 def _signed(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
+    """Correlations of random sign, in many dimensions at most partly so.
+
+    A sign that hides all correlation can be seen in a few dimensions only. In more it would teach nothing but doubt: every
+    sample that looks independent would be given the nats of those that merely do.
+    """
     rho = _random_rho(b, min(dx, dy), device).clamp_max(0.95)
-    flip = 0.5 * torch.rand(b, device=device) if _chance(0.5) else torch.full((b,), 0.5, device=device)
+    few = max(dx, dy) <= 4
+    flip = (0.5 if few else 0.25) * torch.rand(b, device=device)
+    if few and _chance(0.5):
+        flip = torch.full_like(flip, 0.5)
     return _carry(families.signed_normal(rho, flip, n, dx, dy))
 
 
@@ -295,7 +303,7 @@ MIXTURES: dict[str, Mixture] = {
             (6, _student_identity),
             (24, _canonical),
             (6, _additive),
-            (6, _signed),
+            (4, _signed),
             (16, _labelled),
         ),
         rows=(10, 4096),
