@@ -170,6 +170,6 @@ def main(args: argparse.Namespace) -> int:
         numbers = {"value": value, "low": low, "high": high, "unit": "nats", "level": args.level}
         print(json.dumps(numbers | {"rows": rows, "dims": dims, "model": args.model}))
     else:
-        print(f"I(x; y) = {value:.3f} nats, {args.level:.0%} interval {low:.3f} to {high:.3f}")
+        print(f"I(x; y) = {value:.3f} nats, {100 * args.level:g}% interval {low:.3f} to {high:.3f}")
         print(f"{rows} rows, {dims[0]} and {dims[1]} dimensions, model {args.model}")
     return 0

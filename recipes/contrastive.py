@@ -10,7 +10,9 @@ A linear probe, trained afresh on frozen features, judges the encoder beside its
 import argparse
 import copy
 import csv
+import io
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -37,13 +39,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", default="digits", help="digits, fashion-mnist or the path of an ImageFolder")
     parser.add_argument("--loss", choices=("mist", "infonce"), default="mist")
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--batch-size", type=int, default=256, help="images a step: the rows of the estimate")
-    parser.add_argument("--features", type=int, default=32, help="dimensions of the representation that is probed")
-    parser.add_argument("--dim", type=int, default=16, help="dimensions of the projection that the loss sees")
+    parser.add_argument("--batch-size", type=int, default=448, help="images a step: the rows of the estimate")
+    parser.add_argument("--features", type=int, default=16, help="dimensions of the representation that is probed")
+    parser.add_argument("--dim", type=int, default=8, help="dimensions of the projection that the loss sees")
     parser.add_argument("--noise", type=float, default=0.5, help="standard deviation of the noise on the projection")
-    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--lr", type=float, default=5e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+    parser.add_argument("--device", default="auto", help="auto (cuda or cpu), or any device torch knows")
     parser.add_argument("--output", type=Path, default=Path("runs/contrastive"))
     parser.add_argument("--smoke", action="store_true", help="three epochs, to see that everything works")
     args = parser.parse_args(arguments)
@@ -58,12 +60,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def choose_device(name: str) -> torch.device:
-    """The named device, or the best there is."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """The named device; auto is cuda where there is one, else the CPU."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 def build_encoder(channels: int, features: int, width: int = 32) -> nn.Sequential:
@@ -123,7 +121,9 @@ def train(args: argparse.Namespace, images: Images, encoder: nn.Module, device: 
     batch_size = min(args.batch_size, len(images.train))
     steps = args.epochs * (len(images.train) // batch_size)
     optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1, 10 * (step + 1) / steps) * (1 + math.cos(math.pi * step / steps)) / 2
+    )
     history = []
     with tqdm(total=steps, unit="step", desc=args.loss) as bar:
         for epoch in range(1, args.epochs + 1):
@@ -196,6 +196,9 @@ def main(arguments: list[str] | None = None) -> dict:
         images = load_images(args.data)
     except ValueError as error:
         raise SystemExit(f"contrastive.py: {error}") from error
+    args.output.mkdir(parents=True, exist_ok=True)
+    if len(images.train) < 16:
+        raise SystemExit(f"contrastive.py: expected at least 16 images to train on, got {len(images.train)}")
     torch.manual_seed(args.seed)
     encoder = build_encoder(images.train.shape[1], args.features).to(device)
     result: dict = {
@@ -210,12 +213,12 @@ def main(arguments: list[str] | None = None) -> dict:
         "estimate": {key: history[-1][key] for key in ("estimate", "low", "high")},
         "seconds": round(time.perf_counter() - start, 1),
     }
-    args.output.mkdir(parents=True, exist_ok=True)
     write(args.output / "result.json", json.dumps(result, indent=2))
     keys = ["epoch", "estimate", "low", "high", "probe"]
     lines = [keys, *([row.get(key, "") for key in keys] for row in history)]
-    with (args.output / "history.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(lines)
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows(lines)
+    write(args.output / "history.csv", table.getvalue())
     draw(history, result, args.output / "curve.png")
     print(
         f"linear probe, held-out accuracy: trained encoder {result['probe_trained']:.1f}%, "

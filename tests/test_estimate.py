@@ -244,7 +244,6 @@ def run(argv, capsys):
     return code, *capsys.readouterr()
 
 
-@pytest.mark.skipif("estimate" not in cli.COMMANDS, reason="the command is not wired in yet")
 def test_command(tmp_path, weight_file, capsys):
     argv = [write(tmp_path, ".csv"), "--x", "a,b", "--y", "c", "--model", weight_file, "--level", "0.8"]
     code, out, _ = run(argv, capsys)
@@ -264,7 +263,6 @@ def test_command(tmp_path, weight_file, capsys):
     }
 
 
-@pytest.mark.skipif("estimate" not in cli.COMMANDS, reason="the command is not wired in yet")
 def test_command_errors_go_to_stderr(tmp_path, weight_file, capsys):
     code, out, err = run([write(tmp_path, ".csv"), "--x", "a", "--y", "z", "--model", weight_file], capsys)
     assert (code, out) == (2, "")

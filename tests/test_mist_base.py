@@ -7,9 +7,6 @@ from torch import nn
 from mist_loss import MISTCriterion, estimate_mi
 from mist_loss.meta.families import Problem, canonical_normal, signed_normal
 from mist_loss.meta.structures import canonical_mi
-from mist_loss.model.weights import REGISTRY
-
-pytestmark = pytest.mark.skipif("mist-base" not in REGISTRY, reason="mist-base is not released yet")
 
 
 def gaussian(rho: torch.Tensor, n: int, dx: int, dy: int) -> Problem:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from mist_loss.evaluation import corpora, metrics
 from mist_loss.evaluation.corpora import Item
+from mist_loss.validation import MIN_ROWS
 
 LEVEL = 0.9
 DEFAULT_ROWS = (500, 1000)
@@ -148,16 +151,24 @@ def bench(
     text = paper_table(results, model) if suite == "paper" else bmi_table(results, model)
     output.mkdir(parents=True, exist_ok=True)
     write_csv(output / f"{suite}.csv", results)
-    (output / f"{suite}.md").write_text(text, encoding="utf-8")
+    _replace(output / f"{suite}.md", text)
     return text, results
 
 
 def write_csv(path: Path, results: Sequence[Result]) -> None:
     """One line for each result, with a header."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(Result._fields)
-        writer.writerows(results)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(Result._fields)
+    writer.writerows(results)
+    _replace(path, table.getvalue())
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file whole: under a temporary name, then renamed."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -248,8 +259,8 @@ def _row_counts(text: str) -> tuple[int, ...]:
         counts = tuple(int(part) for part in text.split(","))
     except ValueError:
         counts = ()
-    if not counts or min(counts) < 2:
-        raise argparse.ArgumentTypeError(f"expected row counts of 2 or more, such as 500,1000, got {text!r}")
+    if not counts or min(counts) < MIN_ROWS:
+        raise argparse.ArgumentTypeError(f"expected row counts of {MIN_ROWS} or more, such as 500,1000, got {text!r}")
     return counts
 
 

@@ -66,7 +66,7 @@ def import_bmi() -> ModuleType:
     except ImportError as error:
         raise ModuleNotFoundError(
             "problems of the BMI benchmark need the package benchmark-mi (PyPI's `bmi` is another one), "
-            f'which cannot be imported ({error}): pip install "mist-loss[bmi]"'
+            f'which cannot be imported ({error}): pip install "mist-loss[bmi]", on Python 3.10 or 3.11'
         ) from error
     return bmi
 

@@ -200,8 +200,8 @@ def _additive(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem
 def _signed(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     """Correlations of random sign, in many dimensions at most partly so.
 
-    A sign that hides all correlation can be seen in a few dimensions only. In more it would teach nothing but doubt: every
-    sample that looks independent would be given the nats of those that merely do.
+    A sign that hides all correlation can be seen in a few dimensions only. In more it would teach nothing but
+    doubt: every sample that looks independent would be given the nats of those that merely do.
     """
     rho = _random_rho(b, min(dx, dy), device).clamp_max(0.95)
     few = max(dx, dy) <= 4

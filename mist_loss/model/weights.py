@@ -115,7 +115,7 @@ def _read(path: Path) -> "MIST":
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     try:
         with torch.random.fork_rng(devices=[]):  # building the network must not move the user's random numbers
-            model = MIST(MISTConfig(**fields))
+            model = MIST(MISTConfig(**fields)).float()  # whatever the default dtype is
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         model.load_state_dict(tensors, strict=True)

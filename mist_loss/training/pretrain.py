@@ -28,7 +28,7 @@ from mist_loss.model.network import MIST, MISTConfig
 from mist_loss.model.weights import find, save_weights, sha256
 from mist_loss.training import state
 from mist_loss.training.losses import pinball, relative_loss
-from mist_loss.training.stream import group
+from mist_loss.training.stream import SHARED, group
 
 VALIDATION_SEED = -1  # of the stream of fixed problems; no run may use it
 NORMALIZATION_STEP = (1 << 20) - 1  # of the stream; its groups fix the normalisation constants
@@ -56,11 +56,18 @@ class PretrainConfig:
             raise ValueError(f"mixture must be one of {sorted(MIXTURES)}, got {self.mixture!r}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
-        if min(self.steps, self.groups, self.normalization_groups) < 1:
-            raise ValueError(
-                "steps, groups and normalization_groups must be positive, "
-                f"got {self.steps}, {self.groups} and {self.normalization_groups}"
-            )
+        # the stream's numbering has room for so many
+        limits = {
+            "steps": NORMALIZATION_STEP,
+            "groups": 32,
+            "normalization_groups": 32 * SHARED,
+            "warmup": NORMALIZATION_STEP,
+        }
+        for name, limit in limits.items():
+            if not 1 <= getattr(self, name) <= limit:
+                raise ValueError(f"{name} must be in 1 to {limit}, got {getattr(self, name)}")
+        if self.precision not in ("no", "bf16"):
+            raise ValueError(f"precision must be 'no' or 'bf16', got {self.precision!r}")
 
 
 def learning_rate(config: PretrainConfig, step: int) -> float:
@@ -141,6 +148,7 @@ def pretrain(
         network.fit_normalization([network.summarize(x, y) for x, y, _ in fixed])
     else:
         network = MIST.from_pretrained(config.parent).to(device).train()
+        network.config = dataclasses.replace(network.config, rows=mixture.rows, dims=mixture.dims)
     average = AveragedModel(network, avg_fn=exponential_average(config.average))
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98)
@@ -160,8 +168,8 @@ def pretrain(
         state.load(state_path, network, average, optimizer)
         start, sets_seen = saved["step"], saved["sets"]
         seconds, cpu_seconds = saved["seconds"], saved["cpu_seconds"]
-        if main:
-            _drop_rows_after(log_path, start)
+    if main:
+        _drop_rows_after(log_path, start)
     model, optimizer = accelerator.prepare(network, optimizer)
     problems = validation_problems(config, device, validation_groups) if main else []
 
@@ -222,10 +230,20 @@ def pretrain(
 
 
 def _commit() -> str:
-    """The commit the code stands at, or "unknown" outside a checkout."""
-    result = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
+    """The commit of the checkout that the code lies in, or "unknown" outside one."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():  # git would answer for any repository further up
+        return "unknown"
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return "unknown"
     return result.stdout.strip() or "unknown"
 
 

@@ -108,6 +108,17 @@ def test_image_folder_with_and_without_parts(tmp_path):
     write_folder(tmp_path / "parts" / "val", {"cat": 1, "dog": 2})
     parts = data.load_images(str(tmp_path / "parts"), size=16)
     assert (len(parts.train), len(parts.test)) == (7, 3)
+    assert parts.train_labels.tolist() != sorted(parts.train_labels.tolist())
+    levels = parts.train[:, 0, 0, 0].mul(255).div(20).round().int().tolist()  # the colour says which image it is
+    assert sorted(zip(parts.train_labels.tolist(), levels, strict=True)) == [
+        (0, 0),
+        (0, 1),
+        (0, 2),
+        (1, 0),
+        (1, 1),
+        (1, 2),
+        (1, 3),
+    ]
 
 
 def test_image_folder_that_cannot_be_used(tmp_path):

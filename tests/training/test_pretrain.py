@@ -108,7 +108,9 @@ def test_mixed_precision_trains(tmp_path):
     assert all(t.dtype == torch.float32 and torch.isfinite(t).all() for t in weights)
 
 
-@pytest.mark.parametrize("bad", [{"mixture": "narrow"}, {"seed": -1}, {"steps": 0}, {"groups": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"mixture": "narrow"}, {"seed": -1}, {"steps": 0}, {"groups": 33}, {"warmup": 0}, {"precision": "fp16"}]
+)
 def test_bad_settings(bad):
     with pytest.raises(ValueError, match=f"got .*{next(iter(bad.values()))}"):
         PretrainConfig(**bad)
