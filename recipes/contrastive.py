@@ -80,11 +80,11 @@ def build_projector(features: int, dim: int) -> nn.Sequential:
 
 
 def build_loss(name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """A loss of two views (b, dim): the mutual information, or InfoNCE (NT-Xent at temperature 0.2).
+    """A loss of two views (b, dim): the mutual information, or InfoNCE at temperature 0.2.
 
-    SupCon with one positive each is NT-Xent; that library's own NTXentLoss takes memory cubic in the batch.
+    SupCon with one positive each is InfoNCE; that library's own NTXentLoss takes memory cubic in the batch.
     """
-    return MISTCriterion() if name == "mist" else SelfSupervisedLoss(SupConLoss(temperature=0.2))
+    return MISTCriterion() if name == "mist" else SelfSupervisedLoss(SupConLoss(temperature=0.2), symmetric=False)
 
 
 @torch.no_grad()
@@ -151,11 +151,11 @@ def train(args: argparse.Namespace, images: Images, encoder: nn.Module, device: 
 
 
 def nats(criterion: object, loss: Tensor, rows: int) -> list[Tensor]:
-    """Estimate and 90% interval of the step, in nats; InfoNCE is a lower bound, log(2 rows - 1) - loss, without one."""
+    """Estimate and 90% interval of the step, in nats; InfoNCE is a lower bound, log(rows) - loss, without one."""
     if isinstance(criterion, MISTCriterion):
         assert criterion.last is not None
         return [criterion.last.value, criterion.last.low, criterion.last.high]
-    bound = torch.log(torch.tensor(2.0 * rows - 1)) - loss.detach().cpu()
+    bound = torch.log(torch.tensor(float(rows))) - loss.detach().cpu()
     return [bound, bound, bound]
 
 

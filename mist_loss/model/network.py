@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mist_loss.model import weights
 from mist_loss.model.attention import ISAB, MAB, PMA
 from mist_loss.model.quantiles import KNOTS
-from mist_loss.model.statistics import Summary, gaussian_terms, summarize
+from mist_loss.model.statistics import CORRELATION, Summary, gaussian_terms, summarize
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,21 @@ class RowEmbedding(nn.Module):
         pooled = rearrange(torch.einsum("bnpc,bnpa->bnac", hidden, share), "b n a c -> b n (a c)")
         rx, ry = summary.radii.unbind(-1)
         return self.pool(pooled) + self.radial(torch.stack([rx + ry, (rx - ry).abs()], dim=-1))
+
+
+def steady(summary: Summary) -> Summary:
+    """Let gradients reach the input through the correlations and the set's vector alone.
+
+    Correlations of canonical pairs, of products and of radii have exact gradients although the rotation is a constant.
+    What else the tokens and the rows say depends on the frame of this one sample; ascending it raises the estimate
+    rather than the mutual information (recipes/README.md has the measurement).
+    """
+    return summary._replace(
+        tokens=torch.cat([summary.tokens[..., :CORRELATION], summary.tokens[..., CORRELATION:].detach()], dim=-1),
+        u=summary.u.detach(),
+        v=summary.v.detach(),
+        radii=summary.radii.detach(),
+    )
 
 
 class Residual(nn.Module):
@@ -155,6 +170,6 @@ class MIST(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Quantiles (b, KNOTS) of I(x; y) for x (b, n, dx) and y (b, n, dy)."""
-        summary = self.summarize(x, y)
+        summary = steady(self.summarize(x, y))
         dtype = self.vector_mean.dtype
         return self.read(Summary(*(t.to(dtype) for t in summary)))

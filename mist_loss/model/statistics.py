@@ -14,6 +14,7 @@ from torch import Tensor
 from mist_loss.model.frontend import Canonical, align, gaussianize, standardize
 
 PAIRS = 32  # facing pairs that become tokens
+CORRELATION = 4  # leading entries of a token: the correlation of the pair and its Gaussian terms
 QUADRATIC = 4  # leading coordinates whose products are aligned a second time
 
 

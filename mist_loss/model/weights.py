@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 FORMAT = "mist-loss-1"
 
 # name -> (file in the pretrained folder, sha256)
-REGISTRY: dict[str, tuple[str, str]] = {}
+REGISTRY: dict[str, tuple[str, str]] = {
+    "mist-base": ("mist-base.safetensors", "c44abd07194e1051386c6b3118590cb60a1b663d190a7c66c73f32aa6dd6b56c"),
+}
 
 
 def save_weights(model: "MIST", path: str | Path, provenance: dict) -> str:
