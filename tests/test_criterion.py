@@ -384,6 +384,8 @@ def test_missing_weights():
     ],
 )
 def test_compiles_without_graph_breaks(model, backend, dx, projection):
+    if projection == "random" and torch.__version__.startswith("2.4."):
+        pytest.skip("the compiler of torch 2.4 has no constant results: 'random' breaks the graph there")
     criterion = MISTCriterion(model, projection=projection)
     compiled: Any = torch.compile(criterion, fullgraph=True, backend=backend)
     x, y = pair(dx=dx)
