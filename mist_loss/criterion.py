@@ -49,6 +49,9 @@ class MISTCriterion(nn.Module):
     NaN or infinite input is a ValueError on the CPU. On other devices, and in compiled code, looking would stall or
     break the graph: there the loss and its gradient become NaN.
 
+    Gradients reach the input through correlations only and hold the canonical rotation constant, so they are not the
+    exact derivative of the number: see ``mist_loss.model.network.steady``.
+
     Args:
         model: a registered name, the path of a .safetensors file, or a ``MIST``, of which the criterion takes a copy.
         objective: "maximize" or "minimize" the mutual information.

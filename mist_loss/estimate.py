@@ -36,7 +36,8 @@ def estimate_mi(
 ) -> Estimate:
     """Estimate I(x; y) from paired rows, in one pass of the pretrained model (arXiv 2511.18945).
 
-    Deterministic. The result carries gradients when x or y does. The model keeps its precision under autocast.
+    Deterministic. The result carries gradients when x or y does (those of
+    ``mist_loss.model.network.steady``). The model keeps its precision under autocast.
 
     Args:
         x: (n, dx), or (b, n, dx) for b sets; NumPy or tensor, any float dtype, any device; at least 4 rows.

@@ -46,13 +46,12 @@ def summarize(x: Tensor, y: Tensor, max_rows: int) -> Summary:
     linear = align(zx, zy)
     quadratic = align(products(linear.u), products(linear.v))
     radii = gaussianize(torch.stack([log_radius(linear.x), log_radius(linear.y)], dim=-1))
-    radial = torch.cat([radii[..., :1], radii[..., 1:]], dim=-1)
-    radial_rho = (radial[..., 0] * radial[..., 1]).mean(1, keepdim=True)
+    radial_rho = (radii[..., 0] * radii[..., 1]).mean(1, keepdim=True)
     tokens = torch.cat(
         [
             pair_tokens(linear.u[..., :PAIRS], linear.v[..., :PAIRS], linear.rho[:, :PAIRS], kind=0),
             pair_tokens(quadratic.u, quadratic.v, quadratic.rho, kind=1),
-            pair_tokens(radial[..., :1], radial[..., 1:], radial_rho, kind=2),
+            pair_tokens(radii[..., :1], radii[..., 1:], radial_rho, kind=2),
         ],
         dim=1,
     )

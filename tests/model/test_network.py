@@ -7,7 +7,8 @@ from mist_loss.meta import maps
 from mist_loss.meta.families import canonical_normal
 from mist_loss.model import quantiles
 from mist_loss.model.attention import ISAB, MAB, PMA
-from mist_loss.model.network import MIST
+from mist_loss.model.network import MIST, steady
+from mist_loss.model.statistics import CORRELATION
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,23 @@ def test_mean_of_a_normal_predictive_distribution():
     assert quantiles.quantile(knots[None], 0.9).item() == pytest.approx(7 + 0.5 * 1.2816, abs=1e-3)
     skewed = torch.exp(quantiles.knot_scores(torch.zeros(1, dtype=torch.float64)))
     assert quantiles.mean(skewed).item() == pytest.approx(torch.e**0.5, rel=0.02)
+
+
+def test_gradients_reach_the_input_through_correlations_alone(model):
+    x, y = draw(60, 3, 3)
+    x.requires_grad_()
+    full = model.summarize(x, y)
+    kept = steady(full)
+    for before, after in zip(full, kept, strict=True):
+        torch.testing.assert_close(after, before, atol=0, rtol=0)
+    assert not any(t.requires_grad for t in (kept.u, kept.v, kept.radii))
+    (past,) = torch.autograd.grad(kept.tokens[..., CORRELATION:].sum(), x, retain_graph=True)
+    (through,) = torch.autograd.grad(kept.tokens[..., :CORRELATION].sum(), x, retain_graph=True)
+    assert past.abs().max() == 0
+    assert through.abs().max() > 0
+    (expected,) = torch.autograd.grad(model.read(kept).sum(), x)
+    x2 = x.detach().clone().requires_grad_()
+    torch.testing.assert_close(torch.autograd.grad(model(x2, y).sum(), x2)[0], expected)
 
 
 def test_every_parameter_takes_a_gradient(model):
