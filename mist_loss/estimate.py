@@ -105,9 +105,9 @@ def projection_note(network: MIST, x: Tensor, y: Tensor, projection: str) -> str
 
 
 def interval(knots: Tensor, level: float) -> Estimate:
-    """Point estimate and central interval of predictive distributions (b, KNOTS): Estimate of (b,)."""
+    """Point estimate and central interval, none of them negative, of predictive distributions (b, KNOTS): (b,) each."""
     low, high = (quantiles.quantile(knots, tail) for tail in ((1 - level) / 2, (1 + level) / 2))
-    return Estimate(quantiles.mean(knots), low, high)
+    return Estimate(quantiles.mean(knots).clamp_min(0), low, high)
 
 
 def _as_tensor(sample: Tensor | np.ndarray) -> Tensor:

@@ -162,14 +162,15 @@ def _carry(problem: Problem) -> Problem:
 
 
 def _random_rho(b: int, m: int, device: torch.device) -> Tensor:
-    """(b, m) canonical correlations: any number of them, decaying, scattered or of one size, up to 0.995."""
+    """(b, m) canonical correlations: any number of them, a tenth of the sets without; decaying, scattered or level."""
     top = 0.995 * torch.rand(b, 1, device=device) ** 0.5
     i = torch.arange(m, device=device)
     decaying = torch.exp(-i * torch.rand(b, 1, device=device) ** 2)
     scattered, level = torch.rand(b, m, device=device), torch.ones(b, m, device=device)
     kind = torch.randint(3, (b, 1), device=device)
     shape = torch.where(kind == 0, decaying, torch.where(kind == 1, scattered, level))
-    return top * shape * (i < torch.randint(0, m + 1, (b, 1), device=device))
+    number = torch.randint(1, m + 1, (b, 1), device=device) * (torch.rand(b, 1, device=device) < 0.9)
+    return top * shape * (i < number)
 
 
 def _canonical(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
@@ -189,7 +190,7 @@ def _student_identity(b: int, n: int, dx: int, dy: int, device: torch.device) ->
 def _additive(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     """Additive noise of any width, one width for all coordinates or each its own, some without dependence."""
     m = min(dx, dy)
-    low, high = math.log(0.05), math.log(2.0)
+    low, high = math.log(0.08), math.log(2.0)
     each = torch.rand(b, m, device=device)
     common = torch.rand(b, 1, device=device).expand(-1, m)
     epsilon = torch.exp(low + (high - low) * (common if _chance(0.5) else each))

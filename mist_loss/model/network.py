@@ -13,6 +13,8 @@ from mist_loss.model.attention import ISAB, MAB, PMA
 from mist_loss.model.quantiles import KNOTS
 from mist_loss.model.statistics import CORRELATION, Summary, gaussian_terms, summarize
 
+BELOW_ZERO = 0.01  # nats; the lowest knot is minus this
+
 
 @dataclass(frozen=True)
 class MISTConfig:
@@ -165,8 +167,9 @@ class MIST(nn.Module):
         centre = raw[:, middle : middle + 1] + self.skip(vector.clamp(-20, 20)) + pairs
         up = F.softplus(raw[:, middle + 1 :] - 2).cumsum(1)
         down = F.softplus(raw[:, :middle] - 2).flip(1).cumsum(1).flip(1)
-        # mutual information is not negative: softplus with a corner of about 0.25 nats
-        return F.softplus(torch.cat([centre - down, centre, centre + up], dim=1), beta=4)
+        # mutual information is not negative: softplus with a corner of about 0.25 nats. It ends a little below zero, or
+        # no quantile could reach the zero of independent samples and no interval would contain it
+        return F.softplus(torch.cat([centre - down, centre, centre + up], dim=1), beta=4) - BELOW_ZERO
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Quantiles (b, KNOTS) of I(x; y) for x (b, n, dx) and y (b, n, dy)."""

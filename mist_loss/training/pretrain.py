@@ -27,6 +27,7 @@ from mist_loss.model import quantiles
 from mist_loss.model.network import MIST, MISTConfig
 from mist_loss.model.weights import find, save_weights, sha256
 from mist_loss.training import state
+from mist_loss.training.adversaries import Adversaries, Pool
 from mist_loss.training.losses import pinball, relative_loss
 from mist_loss.training.stream import SHARED, group
 
@@ -49,6 +50,7 @@ class PretrainConfig:
     precision: str = "no"
     seed: int = 0
     normalization_groups: int = 96
+    adversaries: bool = False
     parent: str | None = None
 
     def __post_init__(self) -> None:
@@ -105,6 +107,15 @@ def validate(model: nn.Module, problems: list[Problem]) -> dict[str, float]:
     return result
 
 
+def resist(model: nn.Module, pool: Pool, problem: Problem) -> Tensor:
+    """Predictions (b, KNOTS) for the codes of adversaries, which take their own step up or down the estimate."""
+    x, y = (codes.detach().requires_grad_() for codes in problem[:2])
+    knots = model(x, y).float()
+    dx, dy = torch.autograd.grad(quantiles.mean(knots).sum(), (x, y), retain_graph=True)
+    pool.step(problem[:2], (dx, dy))
+    return knots
+
+
 def pretrain(
     config: PretrainConfig,
     output: Path,
@@ -129,6 +140,7 @@ def pretrain(
     """
     try:
         from accelerate import Accelerator
+        from accelerate.utils import broadcast
         from tqdm import tqdm
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f'pretraining needs {error.name}: pip install "mist-loss[train]"') from error
@@ -170,6 +182,10 @@ def pretrain(
         seconds, cpu_seconds = saved["seconds"], saved["cpu_seconds"]
     if main:
         _drop_rows_after(log_path, start)
+    adversaries = Adversaries(config.seed, rank, device, start) if config.adversaries else None
+    if adversaries and start:
+        shards = state.read(state_path, "adversaries.")
+        adversaries.load({name: shard[rank] for name, shard in shards.items()})
     model, optimizer = accelerator.prepare(network, optimizer)
     problems = validation_problems(config, device, validation_groups) if main else []
 
@@ -180,7 +196,10 @@ def pretrain(
             "seconds": round(seconds + time.monotonic() - began),
             "cpu_seconds": round(cpu_seconds + time.process_time()),  # of this process
         }
-        state.save(state_path, network, average, optimizer.optimizer, header | progress)
+        encoders = adversaries.state() if adversaries else {}
+        shards = {f"adversaries.{name}": accelerator.gather(tensor[None]) for name, tensor in encoders.items()}
+        if main:
+            state.save(state_path, network, average, optimizer.optimizer, header | progress, shards)
 
     began = saved_at = time.monotonic()
     running = math.nan
@@ -189,12 +208,22 @@ def pretrain(
             for settings in optimizer.param_groups:
                 settings["lr"] = learning_rate(config, step)
             losses = []
+            # every group counts the same, or problems with many rows, drawn in small groups, would hardly count
+            share = 1 / (config.groups + config.adversaries)
+            if adversaries:
+                pool, problem = adversaries.problem(step)
+                with accelerator.no_sync(model):
+                    knots = resist(model, pool, problem)
+                    loss = relative_loss(knots, problem.mi).mean() * share
+                    # the codes need no gradient of the loss, and it would be the dearest part
+                    accelerator.backward(loss, inputs=list(network.parameters()))
+                losses.append(loss.detach())
+                sets_seen += len(problem.mi) * accelerator.num_processes
             for index in range(config.groups):
                 x, y, mi = group(mixture, config.seed, step, rank, index, device)
                 last = index == config.groups - 1
-                # every group counts the same, or problems with many rows, drawn in small groups, would hardly count
                 with nullcontext() if last else accelerator.no_sync(model):
-                    loss = relative_loss(model(x, y).float(), mi).mean() / config.groups
+                    loss = relative_loss(model(x, y).float(), mi).mean() * share
                     accelerator.backward(loss)
                 losses.append(loss.detach())
                 sets_seen += len(mi) * accelerator.num_processes
@@ -214,7 +243,10 @@ def pretrain(
                     {"step": done, "sets": sets_seen, "seconds": elapsed, "loss": running}
                     | validate(average.module, problems),
                 )
-            if main and (time.monotonic() - saved_at > 60 * checkpoint_minutes or done == config.steps):
+            due = torch.tensor([time.monotonic() - saved_at > 60 * checkpoint_minutes or done == config.steps])
+            if adversaries:  # every process has encoders to save, so all ask the main one's clock
+                due = broadcast(due.to(device))
+            if due and (main or adversaries):
                 save(done)
                 saved_at = time.monotonic()
     weights = output / "weights.safetensors"
@@ -290,7 +322,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``mist-loss pretrain``: one for each field of PretrainConfig."""
     for field in dataclasses.fields(PretrainConfig):
         kind = str if field.default is None else type(field.default)
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default)
+        option = f"--{field.name.replace('_', '-')}"
+        if kind is bool:
+            parser.add_argument(option, action="store_true")
+        else:
+            parser.add_argument(option, type=kind, default=field.default)
     parser.add_argument("--output", type=Path, required=True, help="folder of the run; an interrupted run goes on")
     parser.add_argument("--checkpoint-minutes", type=float, default=4.0)
     parser.add_argument("--validate-every", type=int, default=250)

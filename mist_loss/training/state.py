@@ -7,12 +7,19 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 
-def save(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, header: dict) -> None:
-    """Write weights, averaged weights, AdamW moments and a JSON header."""
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+def save(
+    path: Path,
+    model: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    header: dict,
+    more: dict[str, Tensor],
+) -> None:
+    """Write weights, averaged weights, AdamW moments, more tensors under their names, and a JSON header."""
+    tensors = more | {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     for name, parameter in model.named_parameters():
         moments = optimizer.state[parameter]
@@ -26,6 +33,12 @@ def read_header(path: Path) -> dict:
     """The JSON header of a saved state."""
     with safe_open(path, framework="pt") as file:
         return json.loads(file.metadata()["header"])
+
+
+def read(path: Path, prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with a prefix, without it."""
+    with safe_open(path, framework="pt") as file:
+        return {key[len(prefix) :]: file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
 
 
 def load(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> dict:

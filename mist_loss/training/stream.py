@@ -1,6 +1,8 @@
 """The stream of training problems: a pure function of seed, step and process, so that a run can go on anywhere."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -25,6 +27,15 @@ def draw_seed(seed: int, step: int, process: int, index: int) -> int:
     return (start + (step << 12) + (process << 5) + index) % 2**32
 
 
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw from torch's generators as seeded; the caller's random numbers are left alone."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices, device_type="cuda"):
+        torch.manual_seed(seed)
+        yield
+
+
 def group(mixture: Mixture, seed: int, step: int, process: int, index: int, device: torch.device) -> Problem:
     """Draw one group of sets of equal shape; the caller's random numbers are left alone.
 
@@ -38,10 +49,8 @@ def group(mixture: Mixture, seed: int, step: int, process: int, index: int, devi
         index: group within the step.
         device: where to sample; the same numbers are drawn on the same kind of device.
     """
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices, device_type="cuda"):
-        torch.manual_seed(draw_seed(seed, step, SHARED, index))
+    with seeded(draw_seed(seed, step, SHARED, index), device):
         n, dx, dy = mixture.shape()
-        torch.manual_seed(draw_seed(seed, step, process, index))
+    with seeded(draw_seed(seed, step, process, index), device):
         sets = max(SMALLEST, min(LARGEST, ROW_BUDGET // n))
         return mixture.batch(sets, n, dx, dy, device, chunk=2 if sets <= 16 else 4)

@@ -82,6 +82,31 @@ def test_two_processes_share_one_model(tmp_path):
     assert (tmp_path / "weights.safetensors").exists()
 
 
+@pytest.mark.slow
+def test_a_killed_run_of_two_processes_keeps_its_adversaries(tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+
+    def start(folder):
+        run = command(folder, 8, *launcher)
+        run["args"] += ["--adversaries"]
+        return run
+
+    subprocess.run(**start(tmp_path / "whole"), check=True, stdout=subprocess.PIPE, timeout=180)
+    state = tmp_path / "killed" / "state.safetensors"
+    run = start(tmp_path / "killed") | {"start_new_session": True}
+    with subprocess.Popen(**run, stdout=subprocess.DEVNULL) as process:
+        while not state.exists() and process.poll() is None:
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not (tmp_path / "killed" / "weights.safetensors").exists(), "the run ended before it was killed"
+    subprocess.run(**start(tmp_path / "killed"), check=True, stdout=subprocess.PIPE, timeout=180)
+    whole, killed = (load_file(tmp_path / name / "state.safetensors") for name in ("whole", "killed"))
+    assert whole.keys() == killed.keys()
+    assert any(key.startswith("adversaries.") and len(value) == 2 for key, value in whole.items())
+    for key in whole:
+        torch.testing.assert_close(killed[key], whole[key], atol=0, rtol=0)
+
+
 def test_another_configuration_is_refused(tmp_path):
     settings: dict[str, Any] = {"mixture": "paper", "groups": 1, "normalization_groups": 1, "steps": 1}
     pretrain(PretrainConfig(**settings), tmp_path, validation_groups=1)

@@ -1,0 +1,106 @@
+"""Encoders that ascend the estimator: their mutual information is exact, their fate is a function of the seed."""
+
+import torch
+
+from mist_loss.meta.structures import gaussian_mi
+from mist_loss.model.network import MIST
+from mist_loss.training.adversaries import POOLS, Adversaries, Coupling, Pool, Trial
+from mist_loss.training.pretrain import resist
+
+CPU = torch.device("cpu")
+TRIAL = Trial(rows=64, dx=3, dy=5, views=7, lr=0.01, life=50)
+
+
+def pool(b=6, trial=TRIAL):
+    torch.manual_seed(0)
+    return Pool(trial, b, CPU)
+
+
+def test_mutual_information_is_that_of_the_joint_covariance():
+    encoders = pool()
+    d = TRIAL.views
+    for i in range(6):
+        views = torch.eye(2 * d, dtype=torch.float64)
+        views[:d, d:] = views[d:, :d] = torch.diag(encoders.rho[i].double())
+        weights = torch.block_diag(encoders.to_x[i], encoders.to_y[i]).double()
+        covariance = weights @ views @ weights.T
+        scale = covariance.diagonal().rsqrt()
+        expected = gaussian_mi((covariance * scale[:, None] * scale)[None], TRIAL.dx)
+        if encoders.dof[i].isinf():
+            torch.testing.assert_close(encoders.mutual_information()[i].double(), expected[0], atol=1e-5, rtol=1e-5)
+        else:
+            assert encoders.mutual_information()[i] > expected[0]
+
+
+def test_unbent_codes_have_the_correlations_they_claim():
+    encoders = pool(trial=TRIAL._replace(rows=200_000))
+    x, y, mi = encoders.draw()
+    straight = (encoders.bend_x.bent == 0) & encoders.dof.isinf()
+    assert straight.any()
+    for i in straight.nonzero().flatten():
+        correlation = torch.corrcoef(torch.cat([x[i], y[i]], 1).detach().double().T)
+        torch.testing.assert_close(gaussian_mi(correlation[None], TRIAL.dx)[0].float(), mi[i], atol=0.01, rtol=0.01)
+
+
+def test_bends_can_be_undone():
+    torch.manual_seed(0)
+    bend = Coupling(torch.ones(2), 5)
+    z = torch.randn(2, 50, 5)
+    bent = bend(z)
+    assert (bent - z).abs().max() > 0.1
+    # undo the layers, last one first; forward exchanges the halves after each
+    first, second = bent.split([2, 3], dim=-1)
+    for inner, outer in zip(reversed(bend.inner), reversed(bend.outer), strict=True):
+        first, changed = second, first
+        log_scale, shift = (torch.tanh(first @ inner) @ outer).chunk(2, dim=-1)
+        first, second = first, (changed - shift) * torch.exp(-torch.tanh(log_scale))
+    torch.testing.assert_close(torch.cat([first, second], dim=-1), z)
+    torch.testing.assert_close(Coupling(torch.zeros(2), 5)(z), z)
+
+
+def test_a_step_moves_every_estimate_in_its_direction():
+    torch.manual_seed(1)
+    network = MIST().eval()
+    encoders = pool(trial=TRIAL._replace(lr=1e-3))
+    problem = encoders.draw()
+    before = resist(network, encoders, problem).detach()
+    for _ in range(20):
+        resist(network, encoders, encoders.draw())
+    torch.manual_seed(2)
+    after = resist(network, encoders, encoders.draw()).detach()
+    moved = (after - before).mean(1) * encoders.sign
+    assert moved.mean() > 0
+
+
+def test_the_encoders_of_a_step_depend_on_the_seed_alone():
+    network = MIST().eval()
+    steps = range(3 * POOLS)
+
+    def visit(adversaries, steps):
+        problem = None
+        for step in steps:
+            encoders, problem = adversaries.problem(step)
+            resist(network, encoders, problem)
+        return problem
+
+    whole = visit(Adversaries(5, 0, CPU), steps)
+    stopped = Adversaries(5, 0, CPU)
+    visit(stopped, steps[:10])
+    resumed = Adversaries(5, 0, CPU, step=10)
+    resumed.load({name: tensor.clone() for name, tensor in stopped.state().items()})
+    torch.testing.assert_close(visit(resumed, steps[10:]).x, whole.x, atol=0, rtol=0)
+    other = visit(Adversaries(5, 1, CPU), steps)
+    assert other.x.shape == whole.x.shape  # processes share shapes, not encoders
+    assert not torch.equal(other.x, whole.x)
+
+
+def test_pools_restart_when_their_time_is_over():
+    adversaries = Adversaries(0, 0, CPU)
+    starts = {adversaries._started(0, step) for step in range(0, 6000, POOLS)}
+    assert len(starts) > 2
+    assert all(start % POOLS == 0 for start in starts)
+    first = min(start for start in starts if start > 0)
+    assert adversaries._started(0, first - 1) < first
+    trial = adversaries.pools[0].trial
+    adversaries.problem(first)
+    assert adversaries.pools[0].trial != trial
