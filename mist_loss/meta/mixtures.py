@@ -213,7 +213,10 @@ def _signed(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
 
 
 def _labelled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
-    """One to eight independent sources, each a labelled mixture behind a symmetric channel; y at times the label."""
+    """One to eight independent sources, each a labelled mixture behind a symmetric channel; y at times the label.
+
+    The clusters of real embeddings are no spheres, so every source has its own carrying maps before they are joined.
+    """
     largest = min(dx, dy, 8)
     blocks = int(torch.randint(1, largest + 1, ()))
     px, py = dx // blocks, dy // blocks
@@ -223,8 +226,10 @@ def _labelled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem
     weights = torch.rand(s, classes, device=device) + 0.2
     prior = weights / weights.sum(1, keepdim=True) if _chance(0.5) else torch.full_like(weights, 1 / classes)
     ceiling = (classes - 1) / classes  # the flip rate at which nothing gets through
-    flip = ceiling * (torch.rand(b, device=device) * (torch.rand(b, device=device) < 0.8)).repeat_interleave(blocks)
-    separation = torch.exp(uniform(b, math.log(0.5), math.log(8.0), device)).repeat_interleave(blocks)
+    # low flip rates, where mutual information is high, more often than high ones; a fifth of the channels is clean
+    rate = torch.rand(b, device=device) ** 1.5 * (torch.rand(b, device=device) < 0.8)
+    flip = (ceiling * rate).repeat_interleave(blocks)
+    separation = torch.exp(uniform(b, math.log(0.7), math.log(12.0), device)).repeat_interleave(blocks)
 
     def means(d: int) -> Tensor:
         spread = torch.randn(s, classes, d, device=device) / math.sqrt(d)
@@ -232,8 +237,10 @@ def _labelled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem
 
     joint = discrete.symmetric_channel(prior, flip)
     problem = discrete.labelled_mixture(joint, means(px), None if discrete_y else means(py), n)
+    if not discrete_y:
+        problem = _carry(problem)
     problem = discrete.independent_blocks(problem, b, dx, dy)
-    if discrete_y:
+    if discrete_y or _chance(0.5):
         return problem
     return _carry(problem)
 
@@ -305,7 +312,7 @@ MIXTURES: dict[str, Mixture] = {
             (24, _canonical),
             (6, _additive),
             (4, _signed),
-            (16, _labelled),
+            (20, _labelled),
         ),
         rows=(10, 4096),
         dims=(1, 64),
