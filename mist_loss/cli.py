@@ -8,7 +8,7 @@ import sys
 COMMANDS = {
     "estimate": ("mist_loss.estimate", "estimate the mutual information between columns of a file"),
     "pretrain": ("mist_loss.training.pretrain", "train an estimator on a meta-distribution; resumes where it stopped"),
-    "bench": ("mist_loss.evaluation.report", "measure an estimator on the benchmark corpora"),
+    "bench": ("mist_loss.evaluation.bench", "measure estimators side by side on benchmark corpora; resumes"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Fixed test corpora with known MI: the grid of the MIST paper and BMI's forty tasks.
+"""Fixed test corpora with known MI: the grid of the MIST paper, BMI's forty tasks, and problems of growing size.
 
 Samples come from BMI's own samplers (see `mist_loss.meta.bmi`), so a corpus shares no code with what trains
 the estimator. Building one needs ``pip install "mist-loss[bmi]"``; a cached one is read without it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,7 +30,20 @@ GRID_REPEATS = 9
 # Families that no training mixture may contain: they measure generalisation.
 HELD_OUT = ("spiral", "swissroll", "bimodal")
 
+# Error against n at a dimension, and against d at a row count: a repeat is one problem at every point of a curve.
+SCALING_BASES = (
+    "multi_normal-sparse",
+    "multi_normal-dense",
+    "multi_normal-2pair",
+    "multi_normal-lvm",
+    "multi_student-sparse",
+    "multi_additive_noise",
+)
+SCALING_ROWS, SCALING_ROWS_DIM = (10, 32, 100, 316, 1000, 4096), 8
+SCALING_DIMS, SCALING_DIMS_ROWS = (1, 2, 4, 8, 16, 32, 64), 500
+
 _FORMAT = 1
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 class Item(NamedTuple):
@@ -52,7 +66,64 @@ class Item(NamedTuple):
         return self.x.shape[1], self.y.shape[1]
 
 
-def paper_grid(group: str, seed: int) -> Iterator[Item]:
+class Corpus(NamedTuple):
+    """A corpus that can be built, whole or in part.
+
+    ``build`` makes the items at the given places, in that order. ``request`` is what determines the items and
+    identifies a cached file named ``file``. Items come in blocks of ``block`` that are kept or left out together.
+    """
+
+    file: str
+    request: dict[str, Any]
+    size: int
+    build: Callable[[Sequence[int]], Iterable[Item]]
+    block: int = 1
+
+
+def thin(size: int, limit: int | None, block: int = 1) -> list[int]:
+    """The places of at most ``limit`` of ``size`` items, evenly spread; those of a smaller limit are among them.
+
+    Multiples of the golden ratio choose the blocks: no step of theirs is in time with the cycles of a grid.
+
+    Raises:
+        ValueError: the limit is less than a block.
+    """
+    if limit is None or limit >= size:
+        return list(range(size))
+    if limit < block:
+        raise ValueError(f"expected a limit of at least {block} items, which belong together, got {limit}")
+    order = np.argsort(np.arange(size // block) * _GOLDEN % 1)
+    return [block * int(b) + i for b in np.sort(order[: limit // block]) for i in range(block)]
+
+
+def items(corpus: Corpus, folder: Path, limit: int | None = None) -> list[Item]:
+    """The items of a corpus, or ``limit`` of them, from the files in a folder; what is not there is built and kept.
+
+    Raises:
+        ValueError: a file cannot be read, or the limit is too small.
+        ModuleNotFoundError: something must be built and BMI is missing.
+    """
+    places = thin(corpus.size, limit, corpus.block)
+    whole = folder / f"{corpus.file}.npz"
+    if len(places) == corpus.size:
+        return cached(whole, corpus.request, lambda: corpus.build(places))
+    if whole.exists():
+        stored, found = load(whole)
+        if stored == corpus.request:
+            return [found[place] for place in places]
+    part = folder / f"{corpus.file}-limit{limit}.npz"
+    return cached(part, corpus.request | {"limit": limit}, lambda: corpus.build(places))
+
+
+def digest(item: Item) -> str:
+    """Eight hexadecimal digits that change with the sample or its MI."""
+    check = zlib.crc32(repr((item.name, item.x.shape, item.y.shape, item.mi)).encode())
+    for side in (item.x, item.y):
+        check = zlib.crc32(np.ascontiguousarray(side, dtype="<f4").tobytes(), check)
+    return f"{check:08x}"
+
+
+def paper_grid(group: str, seed: int, places: Sequence[int] | None = None) -> Iterator[Item]:
     """The MIST paper's test grid: 9 distributions for each configuration and row count.
 
     Parameters and the dimension, the same for both sides, are drawn anew for every item. An item depends on
@@ -61,6 +132,7 @@ def paper_grid(group: str, seed: int) -> Iterator[Item]:
     Args:
         group: ``imd`` (configurations trained on; 1080 items) or ``oomd`` (left out of training; 1260 items).
         seed: of the whole grid.
+        places: of the items wanted, all by default.
 
     Raises:
         ValueError: if the group is not known.
@@ -69,14 +141,11 @@ def paper_grid(group: str, seed: int) -> Iterator[Item]:
     if group not in PAPER_GRID:
         raise ValueError(f"expected a group of the grid, one of {', '.join(PAPER_GRID)}, got {group!r}")
     bmi.import_bmi()
-    places = [
-        (configuration, row, repeat)
-        for configuration in range(len(PAPER_GRID[group]))
-        for row in range(len(GRID_ROWS))
-        for repeat in range(GRID_REPEATS)
-    ]
     group_index = list(PAPER_GRID).index(group)
-    return (_grid_item(group, place, np.random.default_rng([seed, group_index, *place])) for place in places)
+    shape = (len(PAPER_GRID[group]), len(GRID_ROWS), GRID_REPEATS)
+    wanted = range(grid_size(group)) if places is None else places
+    cells = [tuple(map(int, np.unravel_index(place, shape))) for place in wanted]
+    return (_grid_item(group, cell, np.random.default_rng([seed, group_index, *cell])) for cell in cells)
 
 
 def grid_size(group: str) -> int:
@@ -84,12 +153,13 @@ def grid_size(group: str) -> int:
     return len(PAPER_GRID[group]) * len(GRID_ROWS) * GRID_REPEATS
 
 
-def bmi40(rows: int, seed: int) -> Iterator[Item]:
+def bmi40(rows: int, seed: int, places: Sequence[int] | None = None) -> Iterator[Item]:
     """BMI's forty benchmark tasks; spirals, the Swiss roll and bimodal Gaussians are marked as held out.
 
     Args:
         rows: of each item.
         seed: of the samples; the tasks themselves are fixed.
+        places: of the tasks wanted, all by default.
 
     Raises:
         ValueError: if ``rows`` is not positive.
@@ -97,11 +167,47 @@ def bmi40(rows: int, seed: int) -> Iterator[Item]:
     """
     if rows < 1:
         raise ValueError(f"expected at least one row, got {rows}")
-    tasks = bmi.import_bmi().BENCHMARK_TASKS
+    tasks = list(bmi.import_bmi().BENCHMARK_TASKS.items())
     return (
         _item(identifier, task, rows, seed, rows, held_out=any(family in identifier for family in HELD_OUT))
-        for identifier, task in tasks.items()
+        for identifier, task in (tasks if places is None else [tasks[place] for place in places])
     )
+
+
+def scaling_rows(seed: int, places: Sequence[int]) -> Iterator[Item]:
+    """Problems of `SCALING_ROWS_DIM` dimensions a side at each of `SCALING_ROWS`: fewer rows are the first of more.
+
+    Args:
+        seed: of the corpus.
+        places: ``repeat * len(SCALING_ROWS) + point``. A repeat is one distribution; its base and map go round all of
+            them, its parameters come from the ranges of the MIST paper.
+
+    Raises:
+        ModuleNotFoundError: if BMI is missing.
+    """
+    bmi.import_bmi()
+    for place in places:
+        repeat, point = divmod(place, len(SCALING_ROWS))
+        rng = np.random.default_rng([seed, 0, repeat])
+        yield _scaling_item(repeat, SCALING_ROWS_DIM, SCALING_ROWS[point], SCALING_ROWS[-1], rng)
+
+
+def scaling_dims(seed: int, places: Sequence[int]) -> Iterator[Item]:
+    """Problems with `SCALING_DIMS_ROWS` rows at each of `SCALING_DIMS`, the same random numbers at each.
+
+    Args:
+        seed: of the corpus.
+        places: ``repeat * len(SCALING_DIMS) + point``, as for `scaling_rows`. Two pairs need two dimensions: with
+            one, a sparse structure stands in.
+
+    Raises:
+        ModuleNotFoundError: if BMI is missing.
+    """
+    bmi.import_bmi()
+    for place in places:
+        repeat, point = divmod(place, len(SCALING_DIMS))
+        rng = np.random.default_rng([seed, 1, repeat])
+        yield _scaling_item(repeat, SCALING_DIMS[point], SCALING_DIMS_ROWS, SCALING_DIMS_ROWS, rng)
 
 
 def cached(path: Path, request: dict[str, Any], build: Callable[[], Iterable[Item]]) -> list[Item]:
@@ -167,7 +273,16 @@ def load(path: Path) -> tuple[dict[str, Any], list[Item]]:
     return header["request"], items
 
 
-def _grid_item(group: str, place: tuple[int, int, int], rng: np.random.Generator) -> Item:
+def _scaling_item(repeat: int, d: int, rows: int, drawn: int, rng: np.random.Generator) -> Item:
+    base = SCALING_BASES[repeat % len(SCALING_BASES)]
+    if d == 1:
+        base = base.replace("2pair", "sparse")
+    name = f"{base}-{bmi.MAPS[repeat % len(bmi.MAPS)]}"  # five maps and six bases meet in every combination
+    task = bmi.task(name, bmi.draw_parameters(name, d, rng), d, d)
+    return _item(name, task, rows, int(rng.integers(2**31)), drawn)
+
+
+def _grid_item(group: str, place: tuple[int, ...], rng: np.random.Generator) -> Item:
     name, rows = PAPER_GRID[group][place[0]], GRID_ROWS[place[1]]
     d = int(rng.integers(*GRID_DIMS, endpoint=True))
     task = bmi.task(name, bmi.draw_parameters(name, d, rng), d, d)

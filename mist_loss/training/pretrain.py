@@ -9,7 +9,6 @@ import dataclasses
 import json
 import math
 import os
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from mist_loss import provenance
 from mist_loss.meta.families import Problem
 from mist_loss.meta.mixtures import MIXTURES
 from mist_loss.model import quantiles
@@ -252,31 +252,13 @@ def pretrain(
     weights = output / "weights.safetensors"
     if main:
         finished = state.read_header(state_path)
-        provenance = finished | {"commit": _commit(), "torch": torch.__version__}
+        origin = finished | {"commit": provenance.commit(), "torch": torch.__version__}
         network.load_state_dict(average.module.state_dict())
-        save_weights(network, weights, provenance)
+        save_weights(network, weights, origin)
         plot_curve(log_path, output / "curve.png")
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return weights
-
-
-def _commit() -> str:
-    """The commit of the checkout that the code lies in, or "unknown" outside one."""
-    checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / ".git").exists():  # git would answer for any repository further up
-        return "unknown"
-    try:
-        result = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=checkout,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except OSError:
-        return "unknown"
-    return result.stdout.strip() or "unknown"
 
 
 def _log(path: Path, row: dict[str, float]) -> None:

@@ -127,3 +127,85 @@ def test_an_unreadable_cache_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"corpus\.npz.*delete"):
         corpora.load(path)
+
+
+def test_places_of_the_grid_are_those_of_the_whole():
+    pytest.importorskip("bmi")
+    start = list(islice(corpora.paper_grid("imd", 0), 3))
+    assert all(same(a, b) for a, b in zip(start, corpora.paper_grid("imd", 0, [0, 1, 2]), strict=True))
+    (one,) = corpora.bmi40(rows=12, seed=1, places=[2])
+    assert one.name == [item.name for item in islice(corpora.bmi40(rows=12, seed=1), 3)][2]
+
+
+def test_thinning_spreads_over_a_grid_and_nests():
+    shape = (6, 20, 9)
+    size = int(np.prod(shape))
+    assert corpora.thin(size, None) == corpora.thin(size, size) == list(range(size))
+    small, large = corpora.thin(size, 120), corpora.thin(size, 360)
+    assert len(small) == 120
+    assert set(small) < set(large)
+    assert small == sorted(set(small))
+    for axis, cells in enumerate(np.unravel_index(small, shape)):
+        counts = np.bincount(cells, minlength=shape[axis])
+        assert counts.min() >= 0.6 * counts.mean()
+        assert counts.max() <= 1.4 * counts.mean()
+
+
+def test_thinning_keeps_blocks_together():
+    places = corpora.thin(12, 7, 3)
+    assert len(places) == 6
+    assert [place % 3 for place in places] == [0, 1, 2, 0, 1, 2]
+    with pytest.raises(ValueError, match="at least 3"):
+        corpora.thin(12, 2, 3)
+
+
+def test_a_thinned_corpus_comes_from_the_whole_one_or_is_built_alone(tmp_path, items):
+    built = []
+
+    def build(places):
+        built.append(list(places))
+        return [items[place] for place in places]
+
+    corpus = corpora.Corpus("two", {"seed": 1}, 2, build)
+    (alone,) = corpora.items(corpus, tmp_path, 1)
+    assert built == [[0]]
+    assert {path.name for path in tmp_path.iterdir()} == {"two-limit1.npz"}
+    assert len(corpora.items(corpus, tmp_path, 5)) == 2
+    (from_whole,) = corpora.items(corpus, tmp_path, 1)
+    assert built == [[0], [0, 1]]
+    assert same(alone, items[0])
+    assert same(from_whole, items[0])
+
+
+def test_a_digest_changes_with_anything_that_matters(items):
+    first = items[0]
+    changed = first.y.copy()
+    changed[0, 0] += 1e-3
+    others = [items[1], first._replace(mi=0.5), first._replace(y=changed), first._replace(x=first.y, y=first.x)]
+    assert corpora.digest(first) == corpora.digest(first._replace(x=first.x.copy()))
+    assert len({corpora.digest(item) for item in [first, *others]}) == 5
+
+
+def test_scaling_by_rows_is_one_problem_with_more_of_its_rows():
+    pytest.importorskip("bmi")
+    points = len(corpora.SCALING_ROWS)
+    curve = list(corpora.scaling_rows(3, range(points, 2 * points)))
+    assert tuple(item.rows for item in curve) == corpora.SCALING_ROWS
+    assert {item.name for item in curve} == {"multi_normal-dense-halfcube"}
+    assert len({item.mi for item in curve}) == 1
+    for item in curve:
+        assert item.dims == (8, 8)
+        assert np.array_equal(item.x, curve[-1].x[: item.rows])
+        assert np.array_equal(item.y, curve[-1].y[: item.rows])
+    assert same(curve[2], next(corpora.scaling_rows(3, [points + 2])))
+
+
+def test_scaling_by_dims_has_every_dimension():
+    pytest.importorskip("bmi")
+    points = len(corpora.SCALING_DIMS)
+    repeat = corpora.SCALING_BASES.index("multi_normal-2pair")
+    curve = list(corpora.scaling_dims(3, range(repeat * points, repeat * points + 4)))
+    assert [item.dims for item in curve] == [(d, d) for d in corpora.SCALING_DIMS[:4]]
+    assert {item.rows for item in curve} == {500}
+    assert [item.name for item in curve] == ["multi_normal-sparse-asinh"] + ["multi_normal-2pair-asinh"] * 3
+    assert all(np.isfinite(item.x).all() and item.mi > 0 for item in curve)

@@ -1,0 +1,303 @@
+"""``mist-loss bench``: estimators side by side on corpora with known MI; every estimate, tables and figures.
+
+An estimate is kept as soon as it is made: a run that was killed goes on where it stopped, and a run with more
+estimators makes only what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mist_loss import provenance
+from mist_loss.evaluation import corpora, metrics, tables
+from mist_loss.evaluation.corpora import Corpus, Item
+from mist_loss.evaluation.estimators import LEVEL, Named, Predictive, named
+from mist_loss.evaluation.results import Result, Store, replace
+from mist_loss.validation import MIN_ROWS
+
+SUITES = ("paper", "bmi", "scaling", "classes")
+ENCODERS = ("digits", "fashion-pixels", "fashion-efficientnet")
+
+# options by default, and what a quick run changes
+DEFAULTS: dict[str, Any] = {
+    "estimators": ("mist-base", "cca", "ksg"),
+    "limit": None,
+    "rows": (500, 1000),
+    "repeats": 6,
+    "encoders": ENCODERS,
+}
+QUICK: dict[str, Any] = {"limit": 40, "rows": (500,), "encoders": ("digits",)}
+_OPTIONS_OF = {"bmi": ("rows",), "scaling": ("repeats",), "classes": ("encoders",)}
+
+
+def estimate(corpus: str, item: Item, estimator: Named) -> Result:
+    """One estimate with its time. What an estimator draws at random depends on the item alone.
+
+    Args:
+        corpus: its name in the results.
+        item: a sample with known MI.
+        estimator: whose ValueError or failed linear algebra counts as an estimate of NaN.
+    """
+    sample = corpora.digest(item)
+    x, y = torch.from_numpy(item.x), torch.from_numpy(item.y)
+    value = low = high = level = math.nan
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(sample, 16))
+        start = time.perf_counter()
+        try:
+            found = estimator.estimate(x, y)
+            value, low, high = float(found.value), float(found.low), float(found.high)
+        except (ValueError, ArithmeticError, np.linalg.LinAlgError, torch.linalg.LinAlgError):
+            found = None
+        seconds = time.perf_counter() - start
+    if isinstance(found, Predictive):
+        level = metrics.level(found.knots.numpy(), item.mi)
+    about = (corpus, item.name, item.held_out, item.rows, *item.dims, item.mi)
+    return Result(*about, estimator.name, value, low, high, level, seconds, estimator.weights, sample)
+
+
+def run(loaded: Mapping[str, Sequence[Item]], estimators: Sequence[Named], store: Store) -> list[Result]:
+    """Makes the estimates that the store lacks, each estimator after one that only warms up.
+
+    Args:
+        loaded: corpus to items.
+        estimators: each a name once.
+        store: keeps each estimate as it is made; results of the same estimators with other weights are dropped.
+
+    Returns:
+        the results asked for: by estimator, by corpus, in the order of the items.
+    """
+    hashes = {estimator.name: estimator.weights for estimator in estimators}
+    store.forget(lambda result: hashes.get(result.estimator, result.weights) != result.weights)
+    results = []
+    for estimator in estimators:
+        keyed = {
+            (corpus, corpora.digest(item), estimator.name, estimator.weights): item
+            for corpus, items in loaded.items()
+            for item in items
+        }
+        missing = {key: item for key, item in keyed.items() if key not in store.results}
+        for number, (key, item) in enumerate(_progress(missing.items(), estimator.name, len(missing))):
+            if number == 0:
+                estimate(key[0], item, estimator)
+            store.add(estimate(key[0], item, estimator))
+        results += [store.results[key] for key in keyed]
+    return results
+
+
+def suite_corpora(suite: str, seed: int, options: Mapping[str, Any], cache: Path) -> dict[str, Corpus]:
+    """The corpora of a suite by the names they have in the results.
+
+    Args:
+        suite: one of `SUITES`.
+        seed: of the samples.
+        options: ``rows`` (bmi), ``repeats`` (scaling) and ``encoders`` (classes), see `DEFAULTS`.
+        cache: folder where embeddings are kept.
+    """
+    if suite == "paper":
+        return {group: _paper(group, seed) for group in corpora.PAPER_GRID}
+    if suite == "bmi":
+        return {f"bmi40-rows{n}": _bmi(n, seed) for n in options["rows"]}
+    if suite == "scaling":
+        return _scaling(options["repeats"], seed)
+    return {f"classes-{encoder}": _classes(encoder, seed, cache) for encoder in options["encoders"]}
+
+
+def write_report(folder: Path, name: str, suite: str, results: Sequence[Result], command: str) -> str:
+    """Writes ``{name}.md`` and the figures it shows, ``{name}-*.png``, and returns the Markdown."""
+    from mist_loss.evaluation import figures
+
+    drawn = figures.draw(suite, results)
+    for figure_name, figure in drawn.items():
+        figures.save(figure, folder / f"{name}-{figure_name}.png")
+    versions = ", ".join(f"{package} {version}" for package, version in provenance.versions().items())
+    text = (
+        f"# {suite}\n\n```sh\n{command}\n```\n\n"
+        f"Commit {provenance.commit()}; {versions}; {provenance.machine()}.\n"
+        f"MI and its errors in nats, intervals of {LEVEL:.0%}. Every estimate is in results.csv.\n\n"
+        + tables.report(suite, results)
+        + "".join(f"\n![{figure_name}]({name}-{figure_name}.png)\n" for figure_name in drawn)
+    )
+    replace(folder / f"{name}.md", text.encode())
+    return text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``mist-loss bench``."""
+    parser.add_argument(
+        "--suite",
+        choices=(*SUITES, "all"),
+        default="all",
+        help="paper: the test grid of the MIST paper; bmi: the forty tasks of BMI; scaling: error against rows and "
+        "against dimensions; classes: embeddings of images (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--estimators",
+        type=_words,
+        metavar="NAME,...",
+        help="shipped weights, .safetensors files, peers such as cca, ksg or mine; NAME@50 averages weights over 50 "
+        f"resamples of the rows. The first is the measure of time (default: {','.join(DEFAULTS['estimators'])})",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the test samples (default: %(default)s)")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        metavar="K",
+        help="at most K items of a corpus, evenly spread, for slow estimators (default: all)",
+    )
+    parser.add_argument(
+        "--rows", type=_row_counts, metavar="N,N,...", help="row counts of the bmi suite (default: 500,1000)"
+    )
+    parser.add_argument(
+        "--repeats", type=int, metavar="K", help="problems for each point of the scaling suite (default: 6)"
+    )
+    parser.add_argument(
+        "--encoders",
+        type=_words,
+        metavar="NAME,...",
+        help=f"embeddings of the classes suite (default: {','.join(ENCODERS)})",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="two minutes: --limit 40 --rows 500 --encoders digits, where these are not given",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("bench"),
+        metavar="DIR",
+        help="folder of the results, one folder for each suite and seed, and of the samples (default: %(default)s)",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs ``mist-loss bench`` and prints its tables; returns the exit status.
+
+    Raises:
+        ValueError: an option does not fit the suite, or a name is not known.
+        FileNotFoundError: weights are missing.
+        ModuleNotFoundError: a library is missing.
+    """
+    from mist_loss.evaluation import figures  # noqa: F401 - a long run must not end in a missing library
+
+    _check(args)
+    given = {name: getattr(args, name) for name in DEFAULTS if getattr(args, name) is not None}
+    options = DEFAULTS | (QUICK if args.quick else {}) | given
+    estimators = [named(name) for name in dict.fromkeys(options["estimators"])]
+    cache = args.output / "corpora"
+    for suite in SUITES if args.suite == "all" else (args.suite,):
+        planned = suite_corpora(suite, args.seed, options, cache)
+        loaded = {
+            name: corpora.items(corpus, cache, options["limit"])
+            for name, corpus in _progress(planned.items(), f"samples of {suite}", len(planned))
+        }
+        folder = args.output / f"{suite}-seed{args.seed}"
+        results = run(loaded, estimators, Store(folder / "results.csv"))
+        name = suite if options["limit"] is None else f"{suite}-limit{options['limit']}"
+        print(write_report(folder, name, suite, results, command(suite, args.seed, options)))
+    return 0
+
+
+def command(suite: str, seed: int, options: Mapping[str, Any]) -> str:
+    """The command that repeats the results of a suite, with every option that bears on them."""
+    words = ["mist-loss", "bench", "--suite", suite, "--seed", str(seed)]
+    for name in ("estimators", "limit", *_OPTIONS_OF.get(suite, ())):
+        value = options[name]
+        if value is not None:
+            words += [f"--{name}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return shlex.join(words)
+
+
+def _check(args: argparse.Namespace) -> None:
+    for suite, options in _OPTIONS_OF.items():
+        for option in options:
+            if getattr(args, option) is not None and args.suite not in (suite, "all"):
+                raise ValueError(f"--{option} belongs to --suite {suite}, got --suite {args.suite}: leave it out")
+    for option in ("limit", "repeats"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            raise ValueError(f"expected --{option} of 1 or more, got {value}")
+    unknown = set(args.encoders or ()) - set(ENCODERS)
+    if unknown:
+        raise ValueError(f"expected --encoders among {', '.join(ENCODERS)}, got {', '.join(sorted(unknown))}")
+
+
+def _paper(group: str, seed: int) -> Corpus:
+    return Corpus(
+        f"paper-{group}-seed{seed}",
+        {"corpus": f"paper-{group}", "seed": seed},
+        corpora.grid_size(group),
+        lambda places: corpora.paper_grid(group, seed, places),
+    )
+
+
+def _bmi(n: int, seed: int) -> Corpus:
+    return Corpus(
+        f"bmi40-rows{n}-seed{seed}",
+        {"corpus": "bmi40", "rows": n, "seed": seed},
+        40,
+        lambda places: corpora.bmi40(n, seed, places),
+    )
+
+
+def _scaling(repeats: int, seed: int) -> dict[str, Corpus]:
+    kinds = {
+        "scaling-rows": (corpora.scaling_rows, len(corpora.SCALING_ROWS)),
+        "scaling-dims": (corpora.scaling_dims, len(corpora.SCALING_DIMS)),
+    }
+    return {
+        name: Corpus(
+            f"{name}-repeats{repeats}-seed{seed}",
+            {"corpus": name, "repeats": repeats, "seed": seed},
+            repeats * points,
+            lambda places, build=build: build(seed, places),  # type: ignore[misc]
+            points,
+        )
+        for name, (build, points) in kinds.items()
+    }
+
+
+def _classes(encoder: str, seed: int, cache: Path) -> Corpus:
+    from mist_loss.evaluation import embeddings
+
+    def build(places: Sequence[int]) -> list[Item]:
+        items = list(embeddings.class_pairs(seed, embeddings.ENCODERS[encoder](cache)))
+        return [items[place] for place in places]
+
+    size = len(embeddings.SOURCES) * len(embeddings.FLIPS)
+    return Corpus(f"classes-{encoder}-seed{seed}", {"corpus": f"classes-{encoder}", "seed": seed}, size, build)
+
+
+def _progress(items: Iterable[Any], description: str, total: int) -> Iterable[Any]:
+    try:
+        from tqdm import tqdm
+    except ImportError as error:
+        raise ModuleNotFoundError('a progress bar needs tqdm: pip install "mist-loss[bmi]"') from error
+    return tqdm(items, desc=description, total=total, dynamic_ncols=True)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    words = tuple(text.split(","))
+    if not all(words):
+        raise argparse.ArgumentTypeError(f"expected names separated by commas, got {text!r}")
+    return words
+
+
+def _row_counts(text: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        counts = ()
+    if not counts or min(counts) < MIN_ROWS:
+        raise argparse.ArgumentTypeError(f"expected row counts of {MIN_ROWS} or more, such as 500,1000, got {text!r}")
+    return counts
