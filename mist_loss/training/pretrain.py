@@ -122,6 +122,7 @@ def pretrain(
     checkpoint_minutes: float = 4.0,
     validate_every: int = 250,
     validation_groups: int = 48,
+    architecture: Callable[[MISTConfig], MIST] = MIST,
 ) -> Path:
     """Train, or go on training where an interrupted run in ``output`` stopped, and return the path of the weights.
 
@@ -133,6 +134,7 @@ def pretrain(
         checkpoint_minutes: between two saves of the state.
         validate_every: steps between validations.
         validation_groups: groups of fixed problems to validate on.
+        architecture: makes the network that is trained where there is no parent.
 
     Raises:
         ValueError: the folder holds a run with another configuration.
@@ -152,7 +154,7 @@ def pretrain(
     mixture = MIXTURES[config.mixture]
     torch.manual_seed(config.seed)
     if config.parent is None:
-        network = MIST(MISTConfig(rows=mixture.rows, dims=mixture.dims)).to(device)
+        network = architecture(MISTConfig(rows=mixture.rows, dims=mixture.dims)).to(device)
         fixed = [
             group(mixture, config.seed, NORMALIZATION_STEP, i // 32, i % 32, device)
             for i in range(config.normalization_groups)

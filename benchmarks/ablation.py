@@ -1,0 +1,133 @@
+"""What each part of the estimator is worth: variants trained with one budget, compared on fixed problems.
+
+    python benchmarks/ablation.py --steps 400 --output runs/ablation            # trains what is missing, then the table
+    torchrun --nproc_per_node 2 benchmarks/ablation.py --variants full ...      # one variant on two processes
+
+Every variant is a run of ``mist_loss.training.pretrain`` that goes on where it was interrupted.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mist_loss.meta.mixtures import MIXTURES
+from mist_loss.model import quantiles, statistics
+from mist_loss.model.frontend import Canonical, align
+from mist_loss.model.network import MIST
+from mist_loss.model.statistics import Summary
+from mist_loss.training.pretrain import PretrainConfig, pretrain
+from mist_loss.training.stream import group
+
+TEST_SEED = 77  # of the problems that the table is measured on; no run trains on them
+BUCKETS = ((10, 100), (100, 300), (300, 513))
+PARTS = {"align": align, "gaussianize": statistics.gaussianize}
+
+
+def columns(zx: Tensor, zy: Tensor) -> Canonical:
+    """In place of ``align``: column i of x faces column i of y, as they came."""
+    m = min(zx.shape[2], zy.shape[2])
+    x, y = statistics.standard_score(zx), statistics.standard_score(zy)
+    u, v = x[..., :m], y[..., :m]
+    one = torch.ones(len(x), dtype=x.dtype, device=x.device)
+    return Canonical(u, v, (u * v).mean(1), x, y, one, one)
+
+
+def blind_to_statistics(summary: Summary) -> Summary:
+    """Keep the rows and the shape of the sample (the last seven entries of the vector)."""
+    shape = torch.cat([torch.zeros_like(summary.vector[:, :-7]), summary.vector[:, -7:]], dim=1)
+    return summary._replace(vector=shape, tokens=torch.zeros_like(summary.tokens))
+
+
+def blind_to_rows(summary: Summary) -> Summary:
+    """Keep the statistics."""
+    return summary._replace(u=summary.u * 0, v=summary.v * 0, radii=summary.radii * 0)
+
+
+class Variant(NamedTuple):
+    """What differs from the full estimator."""
+
+    about: str
+    front: Mapping[str, Callable] = MappingProxyType({})  # functions of mist_loss.model.statistics that are replaced
+    see: Callable[[Summary], Summary] = lambda summary: summary
+    pair_sum: bool = True
+    mixture: str = "paper"
+    share: float = 1.0  # of the steps
+
+
+VARIANTS = {
+    "full": Variant("all parts"),
+    "no-gaussianize": Variant("features standardised, not Gaussianised", {"gaussianize": lambda x: x}),
+    "no-align": Variant("neither whitened nor aligned: column i faces column i", {"align": columns}),
+    "no-front-end": Variant("features standardised only", {"align": columns, "gaussianize": lambda x: x}),
+    "no-statistics": Variant("rows only", see=blind_to_statistics),
+    "no-rows": Variant("statistics only", see=blind_to_rows),
+    "no-pair-sum": Variant("no term for each pair added to the estimate", pair_sum=False),
+    "broad": Variant("trained on the broad mixture", mixture="broad"),
+    "half": Variant("half the sets", share=0.5),
+}
+
+
+def architecture(variant: Variant) -> type[MIST]:
+    """The estimator without the parts that the variant lacks."""
+
+    class Ablated(MIST):
+        def __init__(self, config=None):
+            super().__init__(config)
+            if not variant.pair_sum:
+                torch.nn.init.zeros_(self.pair_term.bias)
+                self.pair_term.requires_grad_(False)
+
+        def summarize(self, x, y):
+            return variant.see(super().summarize(x, y))
+
+    return Ablated
+
+
+@torch.no_grad()
+def errors(model: MIST, mixture: str, groups: int) -> list[float]:
+    """Mean squared error in each bucket of rows on fixed problems of a mixture."""
+    rows, squares = [], []
+    for i in range(groups):
+        x, y, mi = group(MIXTURES[mixture], TEST_SEED, i, 0, 0, torch.device("cpu"))
+        rows.append(torch.full_like(mi, x.shape[1]))
+        squares.append((quantiles.mean(model(x, y)) - mi).square())
+    n, square = torch.cat(rows), torch.cat(squares)
+    return [square[(n >= low) & (n < high)].mean().item() for low, high in BUCKETS]
+
+
+def main() -> None:
+    """Train the variants, and print the table of those that are trained."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--test-groups", type=int, default=150)
+    parser.add_argument("--output", type=Path, default=Path("runs/ablation"))
+    args = parser.parse_args()
+    table = [
+        "| variant | what differs | IMD 10-100 | 100-300 | 300-512 | OoMD 10-100 | 100-300 | 300-512 |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in args.variants:
+        variant = VARIANTS[name]
+        for function, replacement in (PARTS | dict(variant.front)).items():
+            setattr(statistics, function, replacement)
+        steps = round(args.steps * variant.share)
+        config = PretrainConfig(mixture=variant.mixture, steps=steps, warmup=max(1, steps // 8), average=0.99, seed=5)
+        weights = args.output / name / "weights.safetensors"
+        if not weights.exists():
+            pretrain(config, args.output / name, architecture=architecture(variant), validation_groups=24)
+        trained = MIST.from_pretrained(weights)
+        model = architecture(variant)(trained.config).eval()
+        model.load_state_dict(trained.state_dict())
+        numbers = [f"{e:.3g}" for m in ("paper-imd", "paper-oomd") for e in errors(model, m, args.test_groups)]
+        table.append(f"| {name} | {variant.about} | {' | '.join(numbers)} |")
+    print("\n".join(table))
+
+
+if __name__ == "__main__":
+    main()
