@@ -22,9 +22,10 @@ from mist_loss.evaluation import corpora, metrics, tables
 from mist_loss.evaluation.corpora import Corpus, Item
 from mist_loss.evaluation.estimators import LEVEL, Named, Predictive, named
 from mist_loss.evaluation.results import Result, Store, replace
+from mist_loss.meta.mixtures import MIXTURES
 from mist_loss.validation import MIN_ROWS
 
-SUITES = ("paper", "bmi", "scaling", "classes")
+SUITES = ("paper", "bmi", "scaling", "classes", "fresh")
 ENCODERS = ("digits", "fashion-pixels", "fashion-efficientnet")
 
 # options by default, and what a quick run changes
@@ -34,9 +35,11 @@ DEFAULTS: dict[str, Any] = {
     "rows": (500, 1000),
     "repeats": 6,
     "encoders": ENCODERS,
+    "mixtures": ("broad",),
 }
+FRESH = 2000  # sets of a training mixture
 QUICK: dict[str, Any] = {"limit": 40, "rows": (500,), "encoders": ("digits",)}
-_OPTIONS_OF = {"bmi": ("rows",), "scaling": ("repeats",), "classes": ("encoders",)}
+_OPTIONS_OF = {"bmi": ("rows",), "scaling": ("repeats",), "classes": ("encoders",), "fresh": ("mixtures",)}
 
 
 def estimate(corpus: str, item: Item, estimator: Named) -> Result:
@@ -100,7 +103,7 @@ def suite_corpora(suite: str, seed: int, options: Mapping[str, Any], cache: Path
     Args:
         suite: one of `SUITES`.
         seed: of the samples.
-        options: ``rows`` (bmi), ``repeats`` (scaling) and ``encoders`` (classes), see `DEFAULTS`.
+        options: ``rows`` (bmi), ``repeats`` (scaling), ``encoders`` (classes), ``mixtures`` (fresh), see `DEFAULTS`.
         cache: folder where embeddings are kept.
     """
     if suite == "paper":
@@ -109,6 +112,8 @@ def suite_corpora(suite: str, seed: int, options: Mapping[str, Any], cache: Path
         return {f"bmi40-rows{n}": _bmi(n, seed) for n in options["rows"]}
     if suite == "scaling":
         return _scaling(options["repeats"], seed)
+    if suite == "fresh":
+        return {f"fresh-{mixture}": _fresh(mixture, seed) for mixture in options["mixtures"]}
     return {f"classes-{encoder}": _classes(encoder, seed, cache) for encoder in options["encoders"]}
 
 
@@ -138,7 +143,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=(*SUITES, "all"),
         default="all",
         help="paper: the test grid of the MIST paper; bmi: the forty tasks of BMI; scaling: error against rows and "
-        "against dimensions; classes: embeddings of images (default: %(default)s)",
+        "against dimensions; classes: embeddings of images; fresh: sets of a training mixture (default: %(default)s)",
     )
     parser.add_argument(
         "--estimators",
@@ -165,6 +170,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_words,
         metavar="NAME,...",
         help=f"embeddings of the classes suite (default: {','.join(ENCODERS)})",
+    )
+    parser.add_argument(
+        "--mixtures",
+        type=_words,
+        metavar="NAME,...",
+        help=f"mixtures of the fresh suite (default: {','.join(DEFAULTS['mixtures'])})",
     )
     parser.add_argument(
         "--quick",
@@ -227,9 +238,10 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, option)
         if value is not None and value < 1:
             raise ValueError(f"expected --{option} of 1 or more, got {value}")
-    unknown = set(args.encoders or ()) - set(ENCODERS)
-    if unknown:
-        raise ValueError(f"expected --encoders among {', '.join(ENCODERS)}, got {', '.join(sorted(unknown))}")
+    for option, known in (("encoders", ENCODERS), ("mixtures", MIXTURES)):
+        unknown = set(getattr(args, option) or ()) - set(known)
+        if unknown:
+            raise ValueError(f"expected --{option} among {', '.join(known)}, got {', '.join(sorted(unknown))}")
 
 
 def _paper(group: str, seed: int) -> Corpus:
@@ -265,6 +277,11 @@ def _scaling(repeats: int, seed: int) -> dict[str, Corpus]:
         )
         for name, (build, points) in kinds.items()
     }
+
+
+def _fresh(mixture: str, seed: int) -> Corpus:
+    request = {"corpus": f"fresh-{mixture}", "seed": seed}
+    return Corpus(f"fresh-{mixture}-seed{seed}", request, FRESH, lambda places: corpora.fresh(mixture, seed, places))
 
 
 def _classes(encoder: str, seed: int, cache: Path) -> Corpus:

@@ -1,7 +1,8 @@
-"""Fixed test corpora with known MI: the grid of the MIST paper, BMI's forty tasks, and problems of growing size.
+"""Fixed test corpora with known MI: the grid of the MIST paper, BMI's forty tasks, growing problems, fresh sets.
 
 Samples come from BMI's own samplers (see `mist_loss.meta.bmi`), so a corpus shares no code with what trains
-the estimator. Building one needs ``pip install "mist-loss[bmi]"``; a cached one is read without it.
+the estimator; all but `fresh`, which is drawn from a training mixture to check the intervals. Building one needs
+``pip install "mist-loss[bmi]"``; a cached one is read without it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
+import torch
 
 from mist_loss.meta import bmi
-from mist_loss.meta.mixtures import PAPER_IMD, PAPER_OOMD
+from mist_loss.meta.mixtures import MIXTURES, PAPER_IMD, PAPER_OOMD
+from mist_loss.training.stream import seeded
 
 if TYPE_CHECKING:
     from bmi import Task
@@ -208,6 +211,23 @@ def scaling_dims(seed: int, places: Sequence[int]) -> Iterator[Item]:
         repeat, point = divmod(place, len(SCALING_DIMS))
         rng = np.random.default_rng([seed, 1, repeat])
         yield _scaling_item(repeat, SCALING_DIMS[point], SCALING_DIMS_ROWS, SCALING_DIMS_ROWS, rng)
+
+
+def fresh(mixture: str, seed: int, places: Sequence[int]) -> Iterator[Item]:
+    """Sets of a training mixture that no run trains on, each a draw of its own, named by family.
+
+    Args:
+        mixture: a key of ``mist_loss.meta.mixtures.MIXTURES``.
+        seed: of the corpus.
+        places: of the items; an item depends on the seed and its place only.
+    """
+    source = MIXTURES[mixture]
+    for place in places:
+        # a hash, so that no run's numbers come again: the stream counts up from its own
+        with seeded(zlib.crc32(f"fresh {mixture} {seed} {place}".encode()), torch.device("cpu")):
+            (family,) = source.pick(1)
+            x, y, mi = source.families[family][1](1, *source.shape(), torch.device("cpu"))
+        yield Item(family, x[0].numpy().copy(), y[0].numpy().copy(), float(mi[0]))
 
 
 def cached(path: Path, request: dict[str, Any], build: Callable[[], Iterable[Item]]) -> list[Item]:

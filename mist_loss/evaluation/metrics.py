@@ -8,8 +8,8 @@ import torch
 
 from mist_loss.model.quantiles import KNOTS, knot_scores
 
-# Row counts up to and including each bound, as in the MIST paper; the last bucket has no upper bound.
-BUCKETS: dict[str, float] = {"10-100": 100, "100-300": 300, "300-500": float("inf")}
+# Row counts up to and including each bound, as in the MIST paper, whose sets end at 500.
+BUCKETS: dict[str, float] = {"10-100": 100, "100-300": 300, "over 300": float("inf")}
 
 
 def mse(value: np.ndarray, mi: np.ndarray) -> float:

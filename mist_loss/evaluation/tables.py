@@ -153,6 +153,7 @@ SUITES: dict[str, list[tuple[str, Callable[[Sequence[Result]], str]]]] = {
     "paper": [("Error", paper)],
     "bmi": [("Error", bmi)],
     "scaling": [("Error by rows", by_rows), ("Error by dimensions", by_dims), ("Rows needed", rows_needed)],
+    "fresh": [("Error", paper)],
     "classes": [("Error by sources", by_sources), ("Error by flip rate", by_flips)],
 }
 
@@ -188,6 +189,8 @@ def _buckets(results: Iterable[Result]) -> dict[str, list[Result]]:
 
 
 def _family(result: Result) -> str:
+    if result.corpus.startswith("fresh-"):
+        return result.name
     return result.name.partition("-")[0] if result.name.startswith("multi_") else result.corpus
 
 

@@ -249,11 +249,11 @@ def _labelled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem
 class Mixture:
     """A meta-distribution.
 
-    families: (weight, family) pairs; rows and dims: inclusive ranges; equal: share of shapes with dx = dy, drawn
+    families: (weight, family) by name; rows and dims: inclusive ranges; equal: share of shapes with dx = dy, drawn
     evenly from ``equal_dims``, the other shapes draw dx and dy on a log scale, each alone.
     """
 
-    families: tuple[tuple[float, Family], ...]
+    families: dict[str, tuple[float, Family]]
     rows: tuple[int, int]
     dims: tuple[int, int]
     equal: float
@@ -268,12 +268,17 @@ class Mixture:
             return n, d, d
         return n, _log_uniform(*self.dims), _log_uniform(*self.dims)
 
+    def pick(self, k: int) -> list[str]:
+        """Draw the names of k families, by their weights."""
+        names, weights = list(self.families), torch.tensor([float(weight) for weight, _ in self.families.values()])
+        return [names[i] for i in torch.multinomial(weights, k, replacement=True).tolist()]
+
     def batch(self, sets: int, n: int, dx: int, dy: int, device: torch.device = CPU, chunk: int = 4) -> Problem:
         """Draw sets of one shape; every ``chunk`` of them comes from one family, so that a batch mixes families."""
         sizes = [min(chunk, sets - start) for start in range(0, sets, chunk)]
-        weights = torch.tensor([float(w) for w, _ in self.families])
-        picks = torch.multinomial(weights, len(sizes), replacement=True).tolist()
-        parts = [self.families[k][1](b, n, dx, dy, device) for b, k in zip(sizes, picks, strict=True)]
+        parts = [
+            self.families[name][1](b, n, dx, dy, device) for b, name in zip(sizes, self.pick(len(sizes)), strict=True)
+        ]
         x, y, mi = (torch.cat(t) for t in zip(*parts, strict=True))
         return Problem(x, y, mi)
 
@@ -286,7 +291,7 @@ def _log_uniform(low: int, high: int) -> int:
 
 def _paper(names: tuple[str, ...]) -> Mixture:
     return Mixture(
-        families=tuple((1.0, _configured(name)) for name in names),
+        families={name: (1.0, _configured(name)) for name in names},
         rows=(10, 512),
         dims=(2, 32),
         equal=1.0,
@@ -294,26 +299,30 @@ def _paper(names: tuple[str, ...]) -> Mixture:
     )
 
 
+_BROAD_BASES = {
+    "multi_normal-dense": 6,
+    "multi_normal-sparse": 6,
+    "multi_normal-lvm": 5,
+    "multi_normal-2pair": 3,
+    "multi_student-dense": 6,
+    "multi_student-sparse": 6,
+    "multi_student-2pair": 3,
+    "multi_additive_noise": 5,
+}
+
 MIXTURES: dict[str, Mixture] = {
     "paper": _paper(PAPER_TRAIN),
     "paper-imd": _paper(PAPER_IMD),
     "paper-oomd": _paper(PAPER_OOMD),
     "broad": Mixture(
-        families=(
-            (6, _any_map("multi_normal-dense")),
-            (6, _any_map("multi_normal-sparse")),
-            (5, _any_map("multi_normal-lvm")),
-            (3, _any_map("multi_normal-2pair")),
-            (6, _any_map("multi_student-dense")),
-            (6, _any_map("multi_student-sparse")),
-            (3, _any_map("multi_student-2pair")),
-            (5, _any_map("multi_additive_noise")),
-            (6, _student_identity),
-            (24, _canonical),
-            (6, _additive),
-            (4, _signed),
-            (20, _labelled),
-        ),
+        families={
+            **{base: (weight, _any_map(base)) for base, weight in _BROAD_BASES.items()},
+            "student-identity": (6, _student_identity),
+            "canonical": (24, _canonical),
+            "additive": (6, _additive),
+            "signed": (4, _signed),
+            "labelled": (20, _labelled),
+        },
         rows=(10, 4096),
         dims=(1, 64),
         equal=0.65,

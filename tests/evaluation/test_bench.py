@@ -213,6 +213,7 @@ def test_corpora_of_the_suites(tmp_path):
         "classes-digits": 48,
         "classes-fashion-pixels": 48,
         "classes-fashion-efficientnet": 48,
+        "fresh-broad": 2000,
     }
     assert planned["paper"]["imd"].file == "paper-imd-seed3"
     assert list(tmp_path.iterdir()) == []
@@ -232,6 +233,7 @@ def test_wrong_row_counts_are_an_error(rows, capsys):
         (["--suite", "bmi", "--repeats", "2"], "--suite scaling"),
         (["--suite", "bmi", "--limit", "0"], "--limit of 1"),
         (["--encoders", "eyes"], "got eyes"),
+        (["--mixtures", "soup"], "got soup"),
     ],
 )
 def test_options_that_do_not_fit_are_named(arguments, message, tmp_path):

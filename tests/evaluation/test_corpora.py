@@ -5,6 +5,7 @@ import pytest
 
 from mist_loss.evaluation import corpora
 from mist_loss.evaluation.corpora import Item
+from mist_loss.meta.mixtures import MIXTURES
 
 
 def same(first: Item, second: Item) -> bool:
@@ -209,3 +210,14 @@ def test_scaling_by_dims_has_every_dimension():
     assert {item.rows for item in curve} == {500}
     assert [item.name for item in curve] == ["multi_normal-sparse-asinh"] + ["multi_normal-2pair-asinh"] * 3
     assert all(np.isfinite(item.x).all() and item.mi > 0 for item in curve)
+
+
+def test_fresh_sets_depend_on_seed_and_place_only():
+    all_of_them = list(corpora.fresh("broad", 3, range(4)))
+    (alone,) = corpora.fresh("broad", 3, [2])
+    (other,) = corpora.fresh("broad", 4, [2])
+    assert corpora.digest(alone) == corpora.digest(all_of_them[2]) != corpora.digest(other)
+    for item in all_of_them:
+        assert item.name in MIXTURES["broad"].families
+        assert item.x.shape[0] == item.y.shape[0] == item.rows
+        assert item.mi >= 0

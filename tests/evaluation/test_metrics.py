@@ -37,7 +37,7 @@ def test_metric_by_bucket():
     result = metrics.by_bucket(metrics.mse, rows, VALUE, MI)
     assert result["10-100"] == pytest.approx(0.125)
     assert math.isnan(result["100-300"])
-    assert result["300-500"] == pytest.approx(1.0)
+    assert result["over 300"] == pytest.approx(1.0)
 
 
 def uniform_knots(low: float, high: float) -> np.ndarray:
