@@ -9,19 +9,20 @@ MIN_ROWS = 4  # fewer rows, centred and scaled, leave nothing to estimate from
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def paired_sets(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, bool]:
+def paired_sets(x: Tensor, y: Tensor, min_rows: int = MIN_ROWS) -> tuple[Tensor, Tensor, bool]:
     """Check two paired samples, and give both the form (b, n, d) and one dtype.
 
     Args:
         x: (n, dx) or (b, n, dx), floating point.
         y: (n, dy) or (b, n, dy) on the same device; its dtype may differ.
+        min_rows: fewest rows to accept.
 
     Returns:
         x, y, and whether they came as one set.
 
     Raises:
         ValueError: no tensor, an integer, boolean or complex dtype, wrong rank, an empty sample, different numbers of
-            rows or of sets, fewer than MIN_ROWS rows, different devices.
+            rows or of sets, fewer than min_rows rows, different devices.
     """
     for name, sample in (("x", x), ("y", y)):
         _check_sample(name, sample)
@@ -36,9 +37,9 @@ def paired_sets(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, bool]:
             f"expected as many {what} in x as in y, got shapes {tuple(x.shape)} and {tuple(y.shape)}: "
             "row i of x and row i of y must be one joint observation"
         )
-    if x.shape[-2] < MIN_ROWS:
+    if x.shape[-2] < min_rows:
         raise ValueError(
-            f"expected at least {MIN_ROWS} rows, got {x.shape[-2]}: pass a larger batch, "
+            f"expected at least {min_rows} rows, got {x.shape[-2]}: pass a larger batch, "
             "or gather rows from several steps or processes"
         )
     if x.device != y.device:
