@@ -1,0 +1,67 @@
+"""What an estimate costs, in times the cost of one pass of the shipped estimator, all in one run.
+
+    python benchmarks/speed.py
+
+Needs ``pip install '.[peers]'``. Peers keep the settings with which `mist_loss.evaluation.peers` measures their errors.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from bmi.estimators import KSGEnsembleFirstEstimator
+
+from mist_loss import MIST, estimate_mi, provenance
+from mist_loss.evaluation.peers import PEERS
+from mist_loss.meta.families import canonical_normal
+
+BATCH = 64
+QUICK = ("cca", "ksg")  # the others are timed once
+
+
+def seconds(function: Callable[[], object], repeats: int) -> float:
+    """Median wall time, after one call that only warms up."""
+    function()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def ratios(rows: int, d: int, peers: list[str], repeats: int) -> dict[str, float]:
+    """Times at one dimension, in times that of one pass."""
+    torch.manual_seed(0)
+    model = MIST.from_pretrained("mist-base")
+    x, y, _ = canonical_normal(torch.full((BATCH, d), 0.6), rows, d, d)
+    one = seconds(lambda: estimate_mi(x[0], y[0], model=model), 4 * repeats)
+    batch = seconds(lambda: estimate_mi(x, y, model=model), repeats)
+    times = {"mist-base": one, f"mist-base, a set of {BATCH} in a batch": batch / BATCH}
+    for name in peers:
+        times[name] = seconds(partial(PEERS[name](), x[0], y[0]), repeats if name in QUICK else 1)
+    ksg = KSGEnsembleFirstEstimator()
+    times["ksg with BMI's own settings"] = seconds(partial(ksg.estimate, x[0].numpy(), y[0].numpy()), repeats)
+    return {name: time / one for name, time in times.items()}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=500)
+    parser.add_argument("--dims", type=int, nargs="+", default=[2, 5, 16])
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=["cca", "ksg", "ksg-bootstrap", "mine"])
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    columns = [ratios(args.rows, d, args.peers, args.repeats) for d in args.dims]
+    print(f"n = {args.rows}; {torch.get_num_threads()} threads; {provenance.machine()}\n")
+    print(f"| estimator | {' | '.join(f'd = {d}' for d in args.dims)} |\n| --- |{' --- |' * len(args.dims)}")
+    for name in columns[0]:
+        print(f"| {name} | {' | '.join(f'{column[name]:.3g}' for column in columns)} |")
+
+
+if __name__ == "__main__":
+    main()
