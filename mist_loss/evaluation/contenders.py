@@ -1,0 +1,124 @@
+"""Losses of two codes that claim to follow their mutual information: this package's criterion, and the usual others.
+
+Each comes from the library that maintains it. VICReg, distance correlation and HSIC give no number in nats.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mist_loss.criterion import SIGNS, MISTCriterion
+
+TEMPERATURE = 0.2
+CLUB_STEPS, CLUB_LR, CLUB_HIDDEN = 5, 5e-3, 64
+
+
+class Reading(NamedTuple):
+    """The number a loss gives for what two codes share, with its interval: nats, NaN for what it does not give."""
+
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+
+# codes (n, d1), (n, d2) -> the loss to be minimised, 0-d, and its reading
+Contender = Callable[[Tensor, Tensor], tuple[Tensor, Reading]]
+
+
+def mist(dims: int, direction: str, model: str) -> Contender:
+    """``MISTCriterion`` as it is."""
+    criterion = MISTCriterion(model, objective=direction)
+
+    def contender(z1: Tensor, z2: Tensor) -> tuple[Tensor, Reading]:
+        loss = criterion(z1, z2)
+        assert criterion.last is not None
+        return loss, Reading(*(float(t) for t in criterion.last[:3]))
+
+    return contender
+
+
+def infonce(dims: int, direction: str, model: str) -> Contender:
+    """InfoNCE (van den Oord et al. 2018, arXiv 1807.03748) of cosine similarities; at most log n nats.
+
+    SupCon with one positive each is InfoNCE; that library's own NTXentLoss takes memory cubic in the batch.
+    """
+    losses = _library("pytorch_metric_learning.losses", "pytorch-metric-learning")
+    loss_of = losses.SelfSupervisedLoss(losses.SupConLoss(temperature=TEMPERATURE), symmetric=False)
+
+    def contender(z1: Tensor, z2: Tensor) -> tuple[Tensor, Reading]:
+        loss = loss_of(z1, z2)
+        return loss, Reading(math.log(len(z1)) - float(loss.detach()))
+
+    return contender
+
+
+def vicreg(dims: int, direction: str, model: str) -> Contender:
+    """VICReg (Bardes et al. 2022, arXiv 2105.04906) with its published weights."""
+    loss_of = _library("lightly.loss.vicreg_loss", "lightly").VICRegLoss()
+    return lambda z1, z2: (loss_of(z1, z2), Reading())
+
+
+def club(dims: int, direction: str, model: str) -> Contender:
+    """CLUB (Cheng et al. 2020, arXiv 2006.12013), whose conditional density takes a few steps on every batch first."""
+    estimator = _library("torch_mist.estimators", "torch-mist").club(x_dim=dims, y_dim=dims, hidden_dims=[CLUB_HIDDEN])
+    optimizer = torch.optim.Adam(estimator.parameters(), lr=CLUB_LR)
+
+    def contender(z1: Tensor, z2: Tensor) -> tuple[Tensor, Reading]:
+        for _ in range(CLUB_STEPS):
+            # another half each time: the library caches by value, and the same rows would bring back an old result
+            half = torch.randperm(len(z1))[: len(z1) // 2]
+            optimizer.zero_grad()
+            estimator(z1.detach()[half], z2.detach()[half]).backward()
+            optimizer.step()
+        bound = estimator.mutual_information(z1, z2)
+        return bound, Reading(float(bound.detach()))
+
+    return contender
+
+
+def distance_correlation(dims: int, direction: str, model: str) -> Contender:
+    """Squared distance correlation (Szekely et al. 2007)."""
+    dcor = _library("dcor", "dcor")
+    return lambda z1, z2: (_centred_cosine(dcor, *(torch.cdist(z, z) for z in (z1, z2))), Reading())
+
+
+def hsic(dims: int, direction: str, model: str) -> Contender:
+    """HSIC (Gretton et al. 2005), Gaussian kernels at the median distance, divided by the norms of the kernels.
+
+    Distance covariance is HSIC with another kernel (Sejdinovic et al. 2013, arXiv 1207.6076), so one library has both.
+    """
+    dcor = _library("dcor", "dcor")
+
+    def kernel(z: Tensor) -> Tensor:
+        squares = (z[:, None] - z).square().sum(-1)
+        return torch.exp(-squares / squares.median().clamp_min(1e-12))
+
+    return lambda z1, z2: (_centred_cosine(dcor, kernel(z1), kernel(z2)), Reading())
+
+
+def _centred_cosine(dcor: Any, first: Tensor, second: Tensor) -> Tensor:
+    """Cosine of two doubly centred matrices (n, n)."""
+    a, b = dcor.double_centered(first), dcor.double_centered(second)
+    norms = dcor.mean_product(a, a) * dcor.mean_product(b, b)
+    return dcor.mean_product(a, b) / norms.clamp_min(1e-24).sqrt()
+
+
+def _library(module: str, distribution: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ModuleNotFoundError(f"a comparison needs {distribution} ({error}): pip install {distribution}") from error
+
+
+# (dimensions of a code, "maximize" or "minimize", model) -> contender
+CONTENDERS: dict[str, dict[str, Callable[[int, str, str], Contender]]] = {
+    "maximize": {"mist": mist, "infonce": infonce, "vicreg": vicreg},
+    "minimize": {"mist": mist, "club": club, "hsic": hsic, "dcor": distance_correlation},
+}
+assert set(CONTENDERS) == set(SIGNS)
