@@ -9,9 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mist_loss.distributed import gather_rows
 from mist_loss.estimate import PROJECTIONS, interval, predict, projection_note
 from mist_loss.model import quantiles
 from mist_loss.model.network import MIST
+from mist_loss.model.projection import LearnedProjection
 from mist_loss.validation import check_choice, check_level, finite_sets, paired_sets, require_finite
 
 SIGNS = {"maximize": -1.0, "minimize": 1.0}
@@ -58,9 +60,14 @@ class MISTCriterion(nn.Module):
         quantile: None for the point estimate, or the level of the quantile to optimise instead: a low one when
             maximising, a high one when minimising, is the conservative choice.
         frozen: False trains the estimator too, see ``unfreeze``.
-        projection: what to do with more dimensions than the model reads: "pca", "random" (see
-            ``mist_loss.model.projection``) or "none", an error. Projecting can only lower mutual information, so a
-            minimised criterion is blind to what is dropped.
+        projection: what to do with more dimensions than the model reads: "pca", "random", "sliced", a
+            ``LearnedProjection``, or "none", an error; ``mist_loss.model.projection`` says what each keeps. Projecting
+            can only lower mutual information, so a minimised criterion is blind to what is dropped.
+        components: dimensions to keep of each side wider than that, for small batches; None keeps an eighth of the rows
+            (at least 4) of sides wider than the model reads, and leaves narrower ones alone.
+        gather: under ``torch.distributed``, read the rows of all processes as one set, see
+            ``mist_loss.distributed``: an encoder in ``DistributedDataParallel`` gets the gradient of the whole batch.
+            False, the default, reads the rows of this process.
 
     Raises:
         ValueError: an unknown model or option.
@@ -73,15 +80,23 @@ class MISTCriterion(nn.Module):
         objective: str = "maximize",
         quantile: float | None = None,
         frozen: bool = True,
-        projection: str = "pca",
+        projection: str | LearnedProjection = "pca",
+        components: int | None = None,
+        gather: bool = False,
     ):
         super().__init__()
         self.objective = check_choice("objective", objective, SIGNS)
         self.quantile = quantile if quantile is None else check_level("quantile", quantile)
-        self.projection = check_choice("projection", projection, PROJECTIONS)
+        if not isinstance(projection, LearnedProjection):
+            check_choice("projection", projection, PROJECTIONS)
+        self.projection = projection
+        self.components, self.gather = components, gather
         self.last: Last | None = None
         self._warned = False
         self.model = copy.deepcopy(model) if isinstance(model, MIST) else MIST.from_pretrained(model)
+        limit = self.model.config.dims[1]
+        if components is not None and not 1 <= components <= limit:
+            raise ValueError(f"expected components between 1 and {limit}, which the model reads, got {components}")
         if frozen:
             self.freeze()
         else:
@@ -140,9 +155,9 @@ class MISTCriterion(nn.Module):
             ValueError: input that cannot be used, see ``mist_loss.validation``.
         """
         x, y, single = paired_sets(x, y)
-        note = projection_note(self.model, x, y, self.projection)
-        if note:
-            self._warn_once(note)
+        if self.gather:
+            x, y = gather_rows(x, y)
+        dims = (x.shape[2], y.shape[2])
         poison = None
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
             require_finite(x, y)
@@ -150,26 +165,37 @@ class MISTCriterion(nn.Module):
             poison = torch.where(finite_sets(x, y), 1.0, torch.nan)[:, None]
             x, y = (t.nan_to_num(0, 0, 0) for t in (x, y))  # factorisations raise on NaN
         with torch.autocast(x.device.type, enabled=False):
-            knots = predict(self.model, x, y, self.projection)
+            knots = self._predict(x, y)
             if poison is not None:
                 knots = knots * poison
-            self.last = self._describe(knots.detach(), x, y, single)
+            self.last = self._describe(knots.detach(), x.shape[1], dims, single)
             nats = quantiles.mean(knots) if self.quantile is None else quantiles.quantile(knots, self.quantile)
             return SIGNS[self.objective] * nats.mean()
+
+    def _predict(self, x: Tensor, y: Tensor) -> Tensor:
+        projection = self.projection
+        if isinstance(projection, LearnedProjection):
+            x, y = projection(x, y, adversary=self.objective == "minimize")
+            projection = "none"
+        if self.components is None or projection == "none":
+            note = projection_note(self.model, x, y, projection)
+            if note:
+                self._warn_once(note)
+        return predict(self.model, x, y, projection, self.components)
 
     @torch.compiler.assume_constant_result  # compiled code warns while it is traced
     def _warn_once(self, note: str) -> None:
         if not self._warned:
             self._warned = True
-            warnings.warn(note, stacklevel=3)
+            warnings.warn(note, stacklevel=4)
 
-    def _describe(self, knots: Tensor, x: Tensor, y: Tensor, single: bool) -> Last:
+    def _describe(self, knots: Tensor, rows: int, dims: tuple[int, int], single: bool) -> Last:
         value, low, high = (t[0] if single else t for t in interval(knots, LEVEL))
-        config, rows, dims = self.model.config, x.shape[1], (x.shape[2], y.shape[2])
+        config = self.model.config
         in_range = rows >= config.rows[0] and all(config.dims[0] <= d <= config.dims[1] for d in dims)
         return Last(value, low, high, rows, dims, in_range)
 
     def extra_repr(self) -> str:
         """Options, for printing."""
-        options = ("objective", "quantile", "frozen", "projection")
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in options)
+        names = ("objective", "quantile", "frozen", "projection", "components", "gather")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names if name not in self._modules)

@@ -1,8 +1,6 @@
-"""Mutual information as a number with an interval: ``estimate_mi``, and ``mist-loss estimate`` for files."""
+"""Mutual information as a number with an interval: ``estimate_mi``."""
 
-import argparse
 import functools
-import json
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from mist_loss.model import quantiles, weights
 from mist_loss.model.network import MIST
-from mist_loss.model.projection import METHODS, project
+from mist_loss.model.projection import METHODS, directions, project
 from mist_loss.validation import check_choice, check_level, paired_sets, require_finite
 
 PROJECTIONS = (*METHODS, "none")
@@ -36,7 +34,7 @@ def estimate_mi(
 ) -> Estimate:
     """Estimate I(x; y) from paired rows, in one pass of the pretrained model (arXiv 2511.18945).
 
-    Deterministic. The result carries gradients when x or y does (those of
+    Deterministic, unless projection="sliced". The result carries gradients when x or y does (those of
     ``mist_loss.model.network.steady``). The model keeps its precision under autocast.
 
     Args:
@@ -44,8 +42,8 @@ def estimate_mi(
         y: (n, dy) or (b, n, dy): row i belongs to row i of x.
         level: probability of the interval, in (0, 1).
         model: a registered name, the path of a .safetensors file, or a ``MIST`` on the device of the inputs.
-        projection: what to do with more dimensions than the model reads: "pca", "random" (see
-            ``mist_loss.model.projection``) or "none", an error. Projecting can only lower mutual information.
+        projection: what to do with more dimensions than the model reads: "pca", "random", "sliced" or "none", an error;
+            see ``mist_loss.model.projection``. Projecting can only lower mutual information.
 
     Returns:
         Estimate(value, low, high) in nats: the mean of the predictive distribution, and its quantiles (1 - level)/2 and
@@ -69,8 +67,11 @@ def estimate_mi(
     return Estimate(*(t[0] for t in result)) if single else result
 
 
-def predict(network: MIST, x: Tensor, y: Tensor, projection: str) -> Tensor:
+def predict(network: MIST, x: Tensor, y: Tensor, projection: str, components: int | None = None) -> Tensor:
     """Predictive distributions (b, KNOTS) for checked sets (b, n, d), projected where too wide for the network.
+
+    Of several slices the mean of their quantiles. components: dimensions to keep of sides wider than that, instead of
+    the number that fits the rows.
 
     Raises:
         ValueError: the network is on another device.
@@ -80,9 +81,12 @@ def predict(network: MIST, x: Tensor, y: Tensor, projection: str) -> Tensor:
             f"expected the estimator and its input on one device, got {network.vector_mean.device} and {x.device}: "
             f"move the estimator with .to({str(x.device)!r})"
         )
-    limit = network.config.dims[1]
-    x, y = (project(t, limit, projection) if t.shape[2] > limit else t for t in (x, y))
-    return network(x, y)
+    limit, b = network.config.dims[1], len(x)
+    k = components or directions(x.shape[1], limit)
+    x, y = (project(t, k, projection) if t.shape[2] > (components or limit) else t for t in (x, y))
+    sets = max(len(x), len(y))
+    x, y = (t.repeat_interleave(sets // len(t), 0) for t in (x, y))
+    return network(x, y).unflatten(0, (b, -1)).mean(1)
 
 
 def projection_note(network: MIST, x: Tensor, y: Tensor, projection: str) -> str | None:
@@ -97,10 +101,10 @@ def projection_note(network: MIST, x: Tensor, y: Tensor, projection: str) -> str
         return None
     fact = f"{' and '.join(wide)} dimensions, the model reads at most {limit}"
     if projection == "none":
-        raise ValueError(f"{fact}: choose projection='pca' or 'random', or reduce the features first")
+        raise ValueError(f"{fact}: choose another projection than 'none', or reduce the features first")
     return (
-        f"{fact}: projected (projection={projection!r}). The result is the mutual information of what the projection "
-        "keeps, which is at most that of the input"
+        f"{fact}: projected on {directions(x.shape[1], limit)} (projection={projection!r}). The result is the mutual "
+        "information of what the projection keeps, which is at most that of the input"
     )
 
 
@@ -134,43 +138,3 @@ def _load(model: str | Path, device: torch.device) -> MIST:
 def _registered(name: str, device: torch.device) -> MIST:
     """One copy a device, so that no call moves the weights of another. Files by path may change, and are read anew."""
     return _load(name, device)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``mist-loss estimate``."""
-    parser.add_argument(
-        "file", type=Path, metavar="FILE", help=".csv with a header, .npy, .npz or .parquet; a row is an observation"
-    )
-    columns = (
-        "columns, by comma: names (CSV, Parquet), array names (NPZ), positions (NPY); or a range of positions FIRST:END"
-    )
-    parser.add_argument("--x", required=True, metavar="COLS", help=columns)
-    parser.add_argument("--y", required=True, metavar="COLS", help="likewise")
-    parser.add_argument("--level", type=float, default=0.9, help="probability of the interval (default 0.9)")
-    parser.add_argument(
-        "--model", default="mist-base", help="name of the weights or a .safetensors file (default mist-base)"
-    )
-    parser.add_argument(
-        "--projection",
-        choices=PROJECTIONS,
-        default="pca",
-        help="for more dimensions than the model reads (default pca)",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def main(args: argparse.Namespace) -> int:
-    """Estimate the mutual information between two groups of columns of a file, and print it."""
-    from mist_loss.tables import read_columns
-
-    x, y = read_columns(args.file, args.x, args.y)
-    estimate = estimate_mi(x, y, args.level, args.model, args.projection)
-    value, low, high = (t.item() for t in estimate)
-    rows, dims = len(x), (x.shape[1], y.shape[1])
-    if args.json:
-        numbers = {"value": value, "low": low, "high": high, "unit": "nats", "level": args.level}
-        print(json.dumps(numbers | {"rows": rows, "dims": dims, "model": args.model}))
-    else:
-        print(f"I(x; y) = {value:.3f} nats, {100 * args.level:g}% interval {low:.3f} to {high:.3f}")
-        print(f"{rows} rows, {dims[0]} and {dims[1]} dimensions, model {args.model}")
-    return 0

@@ -248,7 +248,9 @@ def test_weights_by_path(model, tmp_path):
 
 
 def test_repr(criterion):
-    assert "objective='maximize', quantile=None, frozen=True, projection='pca'" in repr(criterion)
+    assert "objective='maximize', quantile=None, frozen=True, projection='pca', components=None, gather=False" in repr(
+        criterion
+    )
 
 
 # wide input
@@ -267,7 +269,7 @@ def test_wide_input_warns_once(criterion):
 
 
 @pytest.mark.filterwarnings("ignore:x has 2048")
-@pytest.mark.parametrize("projection", ["pca", "random"])
+@pytest.mark.parametrize("projection", ["pca", "random", "sliced"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_wide_codes_and_few_rows(model, projection, dtype):
     x, y = pair(n=16, dx=2048, dy=2048, dtype=dtype)
@@ -276,7 +278,7 @@ def test_wide_codes_and_few_rows(model, projection, dtype):
 
 
 def test_projection_none_refuses(model):
-    with pytest.raises(ValueError, match="x has 9 dimensions, the model reads at most 8: choose projection='pca'"):
+    with pytest.raises(ValueError, match="x has 9 dimensions, the model reads at most 8: choose another projection"):
         MISTCriterion(model, projection="none")(*pair(dx=9))
 
 
@@ -356,7 +358,7 @@ def test_estimator_on_another_device(criterion):
     ("options", "message"),
     [
         ({"objective": "max"}, "expected objective to be one of 'maximize', 'minimize', got 'max'"),
-        ({"projection": None}, "expected projection to be one of 'pca', 'random', 'none', got None"),
+        ({"projection": None}, "expected projection to be one of 'pca', 'random', 'sliced', 'none', got None"),
         ({"quantile": 1.0}, "expected quantile as a float strictly between 0 and 1, got 1.0"),
         ({"model": "no-such-model"}, "expected one of"),
     ],

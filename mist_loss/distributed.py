@@ -1,0 +1,47 @@
+"""The rows of all processes as one set: what a criterion of the whole batch needs under data parallelism."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def gather_rows(*samples: Tensor) -> tuple[Tensor, ...]:
+    """Rows of every process, in the order of the ranks; as they are where there is one process.
+
+    A loss of the result is the same number on every rank, so each differentiates it with respect to its own rows alone
+    and nothing is sent on the way back. The gradient of these rows is multiplied by the number of processes, since
+    ``DistributedDataParallel`` averages over them: the encoder gets the gradient of the whole batch.
+
+    Args:
+        samples: (b, n, d) each, with the same shape and dtype on every rank.
+
+    Returns:
+        (b, ranks * n, d) each.
+
+    Raises:
+        ValueError: another shape on another rank. Looked at on the CPU only: elsewhere it would wait for the device.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return samples
+    if samples[0].device.type == "cpu" and not torch.compiler.is_compiling():
+        _require_equal_shapes(samples)
+    return tuple(_gather(sample) for sample in samples)
+
+
+def _gather(sample: Tensor) -> Tensor:
+    ranks = dist.get_world_size()
+    parts = [torch.empty_like(sample, memory_format=torch.contiguous_format) for _ in range(ranks)]
+    dist.all_gather(parts, sample.detach().contiguous())
+    parts[dist.get_rank()] = sample.detach() + ranks * (sample - sample.detach())  # its value, scaled gradients
+    return torch.cat(parts, dim=1)
+
+
+def _require_equal_shapes(samples: tuple[Tensor, ...]) -> None:
+    own = torch.tensor([tuple(sample.shape) for sample in samples])
+    shapes = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(shapes, own)
+    if any(not torch.equal(shape, own) for shape in shapes):
+        raise ValueError(
+            f"expected the same shapes on every process, got {[shape.tolist() for shape in shapes]}: "
+            "give each as many rows (drop_last=True in the loader), or use gather=False"
+        )
