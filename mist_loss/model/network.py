@@ -125,14 +125,32 @@ class MIST(nn.Module):
         self.quantiles = nn.Linear(config.width, KNOTS)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path) -> "MIST":
-        """Load bundled weights by name ("mist-base") or a file that ``save_weights`` wrote; in eval mode.
+    def from_pretrained(cls, source: str | Path) -> "MIST":
+        """Load weights, in eval mode.
+
+        Args:
+            source: a bundled name ("mist-base"); a .safetensors file or a folder written by this package; or
+                OWNER/NAME@COMMIT on the Hugging Face Hub (extra ``hub``), cached, from then on without network.
 
         Raises:
             ValueError: an unknown name, or an altered or foreign file.
-            FileNotFoundError: the file is missing.
+            FileNotFoundError: the file is missing, or the Hub has no such repository or cannot be reached.
+            ModuleNotFoundError: an address on the Hub without the extra ``hub``.
         """
-        return weights.load(name_or_path)
+        return weights.load(source)
+
+    def save_pretrained(self, folder: str | Path, provenance: dict | None = None) -> Path:
+        """Write weights and checksum into a folder for ``from_pretrained``; see ``weights.save_folder``."""
+        return weights.save_folder(self, folder, provenance)
+
+    def push_to_hub(self, repository: str, private: bool = True, provenance: dict | None = None) -> str:
+        """Push to OWNER/NAME on the Hugging Face Hub; return the address for ``from_pretrained``, with the commit.
+
+        Raises:
+            ValueError: the repository is not called OWNER/NAME.
+            ModuleNotFoundError: the extra ``hub`` is not installed.
+        """
+        return weights.push(self, repository, private, provenance)
 
     def summarize(self, x: Tensor, y: Tensor) -> Summary:
         """The part without parameters: front end and summaries, in at least float32, also under autocast."""

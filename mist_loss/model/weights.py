@@ -1,4 +1,4 @@
-"""Weights in and out: safetensors with the configuration and provenance in the header, a registry of names with sha256.
+"""Weights in and out: safetensors with the configuration and provenance in the header, checked by sha256.
 
 Nothing here executes code from a file, and nothing falls back to random weights.
 """
@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import tempfile
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from mist_loss.model import hub
+
 if TYPE_CHECKING:
     from mist_loss.model.network import MIST
 
 FORMAT = "mist-loss-1"
+WEIGHTS, CHECKSUM = "model.safetensors", "model.safetensors.sha256"  # of a folder
 
 # name -> (file in the pretrained folder, sha256)
 REGISTRY: dict[str, tuple[str, str]] = {
@@ -46,6 +50,37 @@ def save_weights(model: "MIST", path: str | Path, provenance: dict) -> str:
     return sha256(path)
 
 
+def save_folder(model: "MIST", folder: str | Path, provenance: dict | None = None) -> Path:
+    """Write a folder that ``load`` reads and that can be pushed as it is: the weights and their checksum.
+
+    Args:
+        model: the estimator.
+        folder: made if it does not exist; files of the same names are replaced.
+        provenance: as for ``save_weights``.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = save_weights(model, folder / WEIGHTS, provenance or {})
+    temporary = folder / (CHECKSUM + ".tmp")
+    temporary.write_text(f"{digest}  {WEIGHTS}\n")  # as sha256sum writes it, and checks it with -c
+    os.replace(temporary, folder / CHECKSUM)
+    return folder
+
+
+def push(model: "MIST", repository: str, private: bool = True, provenance: dict | None = None) -> str:
+    """Push a model to the Hugging Face Hub; return the address to load it from, OWNER/NAME@COMMIT.
+
+    Raises:
+        ValueError: the repository is not called OWNER/NAME.
+        ModuleNotFoundError: the extra ``hub`` is not installed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return hub.push(save_folder(model, folder, provenance), repository, private)
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal digest of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -57,41 +92,76 @@ def pretrained_folder() -> Path:
     return installed if installed.is_dir() else installed.parent.parent / "pretrained"
 
 
-def load(name_or_path: str | Path) -> "MIST":
-    """Load a registered name, or a .safetensors file written by ``save_weights``, in eval mode.
+def load(source: str | Path) -> "MIST":
+    """Load the weights that ``find`` finds, in eval mode.
 
     Raises:
         ValueError: an unknown name, or a file that is not what it should be.
         FileNotFoundError: the file is missing.
+        ModuleNotFoundError: an address on the Hub without the extra ``hub``.
     """
-    return _read(find(name_or_path))
+    return _read(find(source))
 
 
-def find(name_or_path: str | Path) -> Path:
-    """The file of a registered name, its hash checked, or the given path.
+def find(source: str | Path) -> Path:
+    """The file of some weights, its hash checked where one is known.
+
+    Args:
+        source: a registered name; the path of a .safetensors file; a folder that ``save_folder`` wrote; or
+            OWNER/NAME@COMMIT, such a folder on the Hugging Face Hub, cached by huggingface_hub.
 
     Raises:
         ValueError: an unknown name, or a file that is not what it should be.
-        FileNotFoundError: the file is missing.
+        FileNotFoundError: the file is missing, or the Hub has no such repository or cannot be reached.
+        ModuleNotFoundError: an address on the Hub without the extra ``hub``.
     """
-    name = str(name_or_path)
+    name = str(source)
     if name in REGISTRY:
         file_name, digest = REGISTRY[name]
         path = pretrained_folder() / file_name
         if not path.is_file():
             raise FileNotFoundError(f"the weights of {name!r} are missing: expected {path}; install mist-loss again")
-        found = sha256(path)
-        if found != digest:
-            raise ValueError(
-                f"{path} is not the released {name!r}: sha256 {found}, expected {digest}; install mist-loss again"
-            )
-    else:
-        path = Path(name)
-        if path.suffix != ".safetensors":
-            raise ValueError(f"expected one of {sorted(REGISTRY)} or the path of a .safetensors file, got {name!r}")
+        return _checked(path, digest, f"the released {name!r}", "install mist-loss again")
+    path = Path(name)
+    if path.is_dir():
+        return _find_in(path)
+    if path.suffix == ".safetensors":
         if not path.is_file():
             raise FileNotFoundError(f"no weights at {path}: give an existing file or one of {sorted(REGISTRY)}")
+        return path
+    if hub.is_address(name):
+        return _find_in(hub.fetch(name, (WEIGHTS, CHECKSUM)))
+    raise ValueError(
+        f"expected one of {sorted(REGISTRY)}, the path of a .safetensors file, an existing folder or OWNER/NAME@COMMIT "
+        f"on the Hugging Face Hub, got {name!r}"
+    )
+
+
+def _find_in(folder: Path) -> Path:
+    for file_name in (WEIGHTS, CHECKSUM):
+        if not (folder / file_name).is_file():
+            raise FileNotFoundError(f"no {file_name} in {folder}: expected a folder that save_pretrained wrote")
+    digest = (folder / CHECKSUM).read_text(encoding="utf-8", errors="replace")[:64]
+    return _checked(folder / WEIGHTS, digest, f"what {CHECKSUM} beside it stands for", "delete both, copy them again")
+
+
+def _checked(path: Path, digest: str, what: str, remedy: str) -> Path:
+    found = sha256(path)
+    if found != digest:
+        raise ValueError(f"{path} is not {what}: sha256 {found}, expected {digest}; {remedy}")
     return path
+
+
+def describe(source: str | Path) -> dict[str, Any]:
+    """Name, file, size, hash, number of parameters, configuration and provenance of some weights.
+
+    Raises:
+        ValueError, FileNotFoundError, ModuleNotFoundError: as ``load``.
+    """
+    path = find(source)
+    parameters = sum(p.numel() for p in _read(path).parameters())
+    facts = {"name": str(source), "file": str(path), "bytes": path.stat().st_size, "sha256": sha256(path)}
+    return facts | {"parameters": parameters, "format": FORMAT} | read_header(path)
 
 
 def read_header(path: str | Path) -> dict:
@@ -106,8 +176,17 @@ def read_header(path: str | Path) -> dict:
     except SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file ({error}); fetch or save it again") from error
     if header.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {header.get('format')!r}, expected {FORMAT!r}: save it with this version")
-    return {"config": json.loads(header["config"]), "provenance": json.loads(header["provenance"])}
+        raise ValueError(
+            f"{path} has format {header.get('format')!r}, this version of mist-loss reads {FORMAT!r}: "
+            "install the version that the file was saved with, or save it with this one"
+        )
+    try:
+        parts = {key: json.loads(header[key]) for key in ("config", "provenance")}
+    except (KeyError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} has a broken header ({error!r}); fetch or save it again") from error
+    if not all(isinstance(part, dict) for part in parts.values()):
+        raise ValueError(f"{path} has a broken header (no objects); fetch or save it again")
+    return parts
 
 
 def _read(path: Path) -> "MIST":
@@ -115,12 +194,22 @@ def _read(path: Path) -> "MIST":
 
     fields: dict[str, Any] = read_header(path)["config"]
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    for field in dataclasses.fields(MISTConfig):
+        value = fields.get(field.name, field.default)
+        sizes, pair = (value, True) if isinstance(value, tuple) else ((value,), False)
+        whole = all(type(n) is int and 0 < n < 1 << 31 for n in sizes)
+        if not whole or pair != isinstance(field.default, tuple) or (pair and len(sizes) != 2):
+            raise ValueError(f"{path} has a broken configuration, {field.name}: {value!r}; fetch or save it again")
     try:
-        with torch.random.fork_rng(devices=[]):  # building the network must not move the user's random numbers
-            model = MIST(MISTConfig(**fields)).float()  # whatever the default dtype is
+        with torch.device("meta"):  # sizes are compared before memory is asked for, and no random number is drawn
+            model = MIST(MISTConfig(**fields))
         with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-        model.load_state_dict(tensors, strict=True)
-    except (TypeError, RuntimeError) as error:
+            # copies: the file may be replaced while the model is in use
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
+        model.load_state_dict(tensors, strict=True, assign=True)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, IndexError, AttributeError, SafetensorError) as error:
         raise ValueError(f"{path} does not fit this version of mist-loss: {error}") from error
-    return model.eval()
+    bad = [key for key, t in tensors.items() if not (t.is_floating_point() and t.isfinite().all())]
+    if bad:
+        raise ValueError(f"{path} has values that are no finite numbers in {', '.join(bad)}; fetch or save it again")
+    return model.float().eval()

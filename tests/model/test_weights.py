@@ -1,17 +1,25 @@
 """Weights go out and come back unchanged, and nothing else comes in."""
 
+import json
+import pickle
+import struct
+
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from mist_loss.model import weights
 from mist_loss.model.network import MIST, MISTConfig
 
+CONFIG = '{"width": 16, "set_width": 8, "row_pairs": 2, "pair_width": 4}'
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     torch.manual_seed(0)
-    model = MIST(MISTConfig(width=32, set_width=16))
+    model = MIST(MISTConfig(**json.loads(CONFIG)))
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
     weights.save_weights(model, path, {"seed": 0})
     return model, path
@@ -22,6 +30,7 @@ def test_round_trip(saved):
     loaded = MIST.from_pretrained(path)
     assert loaded.config == model.config
     assert not loaded.training
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
     x, y = torch.randn(2, 20, 3), torch.randn(2, 20, 2)
     torch.testing.assert_close(loaded(x, y), model.eval()(x, y))
     assert weights.read_header(path)["provenance"] == {"seed": 0}
@@ -36,6 +45,60 @@ def test_loading_leaves_the_random_numbers_alone(saved):
     torch.testing.assert_close(torch.rand(3), expected)
 
 
+def test_a_file_may_be_replaced_or_emptied_while_its_model_is_in_use(saved, tmp_path):
+    model, good = saved
+    path = tmp_path / "used.safetensors"
+    path.write_bytes(good.read_bytes())
+    loaded = MIST.from_pretrained(path)
+    path.write_bytes(b"")
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], tensor)
+
+
+def test_the_default_dtype_does_not_matter(saved):
+    torch.set_default_dtype(torch.float64)
+    try:
+        loaded = MIST.from_pretrained(saved[1])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {tensor.dtype for tensor in loaded.state_dict().values()} == {torch.float32}
+
+
+def test_folder(saved, tmp_path):
+    model, _ = saved
+    folder = model.save_pretrained(tmp_path / "deep" / "folder", {"seed": 3})
+    loaded = MIST.from_pretrained(folder)
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict())
+    found = weights.describe(folder)
+    assert found["provenance"] == {"seed": 3}
+    assert found["sha256"] == (folder / weights.CHECKSUM).read_text().split()[0]
+    assert sorted(path.name for path in folder.iterdir()) == [weights.WEIGHTS, weights.CHECKSUM]
+    model.save_pretrained(folder, {"seed": 4})  # over the old ones
+    assert weights.describe(folder)["provenance"] == {"seed": 4}
+
+
+@pytest.mark.parametrize("damage", ["tampered", "truncated", "checksum", "no checksum", "no weights"])
+def test_a_damaged_folder_is_refused(saved, tmp_path, damage):
+    folder = saved[0].save_pretrained(tmp_path)
+    file, checksum = folder / weights.WEIGHTS, folder / weights.CHECKSUM
+    data = bytearray(file.read_bytes())
+    if damage == "tampered":
+        data[-1] ^= 1
+        file.write_bytes(data)
+    elif damage == "truncated":
+        file.write_bytes(data[:-100])
+    elif damage == "checksum":
+        checksum.write_bytes(b"\xff\xfe")
+    elif damage == "no checksum":
+        checksum.unlink()
+    else:
+        file.unlink()
+    error, message = (FileNotFoundError, damage[3:6]) if damage.startswith("no") else (ValueError, "sha256")
+    message = {"che": weights.CHECKSUM, "wei": weights.WEIGHTS}.get(message, message)
+    with pytest.raises(error, match=message):
+        MIST.from_pretrained(folder)
+
+
 def test_unknown_and_missing_names():
     with pytest.raises(ValueError, match=r"expected one of .* got 'mist-huge'"):
         MIST.from_pretrained("mist-huge")
@@ -43,23 +106,66 @@ def test_unknown_and_missing_names():
         MIST.from_pretrained("gone.safetensors")
 
 
-def test_foreign_truncated_and_misshapen_files_are_refused(saved, tmp_path):
-    _, good = saved
-    truncated = tmp_path / "truncated.safetensors"
-    truncated.write_bytes(good.read_bytes()[:-100])
-    foreign = tmp_path / "foreign.safetensors"
-    save_file({"a": torch.zeros(1)}, foreign)
-    pickled = tmp_path / "pickled.safetensors"
-    torch.save({"a": 1}, pickled)
-    for path in (truncated, foreign, pickled):
-        with pytest.raises(ValueError, match=path.name):
+class Bomb:
+    """Says so when it is unpickled."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was executed",))
+
+
+def test_pickles_are_refused_unread(tmp_path):
+    plain, zipped = tmp_path / "plain.safetensors", tmp_path / "zipped.safetensors"
+    plain.write_bytes(pickle.dumps(Bomb()))
+    torch.save({"a": Bomb()}, zipped)
+    for path in (plain, zipped):
+        with pytest.raises(ValueError, match="is not a readable safetensors file"):
             MIST.from_pretrained(path)
-    misshapen = tmp_path / "misshapen.safetensors"
-    tensors = load_file(good) | {"vector_mean": torch.zeros(3)}
-    header = {"format": weights.FORMAT, "config": '{"width": 32, "set_width": 16}', "provenance": "{}"}
-    save_file(tensors, misshapen, header)
-    with pytest.raises(ValueError, match="does not fit"):
-        MIST.from_pretrained(misshapen)
+        folder = tmp_path / path.stem
+        folder.mkdir()
+        (folder / weights.WEIGHTS).write_bytes(path.read_bytes())
+        (folder / weights.CHECKSUM).write_text(weights.sha256(path))
+        with pytest.raises(ValueError, match="is not a readable safetensors file"):
+            MIST.from_pretrained(folder)
+
+
+def with_header(good, path, tensors=None, **changes):
+    header = {"format": weights.FORMAT, "config": CONFIG, "provenance": "{}"} | changes
+    save_file(load_file(good) | (tensors or {}), path, {k: v for k, v in header.items() if v is not None})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": None}, "has format None"),
+        ({"format": "mist-loss-2"}, "install the version that the file was saved with"),
+        ({"config": None}, "broken header"),
+        ({"config": "[]"}, "broken header"),
+        ({"config": "{"}, "broken header"),
+        ({"config": "[" * 100_000}, "broken header"),
+        ({"provenance": "3"}, "broken header"),
+        ({"config": '{"width": 32}'}, "does not fit"),
+        ({"config": '{"width": 1000000000, "set_width": 8}'}, "does not fit"),  # would be terabytes
+        ({"config": '{"future": 1}'}, "does not fit"),
+        ({"config": '{"width": -1}'}, "broken configuration"),
+        ({"config": '{"rows": ["a", "b"]}'}, "broken configuration"),
+        ({"config": '{"dims": 7}'}, "broken configuration"),
+        ({"config": '{"dims": [7]}'}, "broken configuration"),
+        ({"config": '{"width": true}'}, "broken configuration"),
+        ({"tensors": {"vector_mean": torch.zeros(3)}}, "does not fit"),
+        ({"tensors": {"extra": torch.zeros(3)}}, "does not fit"),
+        ({"tensors": {"pair_term.bias": torch.tensor([0.0, torch.nan])}}, r"no finite numbers in pair_term\.bias"),
+        ({"tensors": {"vector_std": None}}, "no finite numbers in vector_std"),
+    ],
+)
+def test_wrong_versions_and_broken_headers_are_refused(saved, tmp_path, changes, message):
+    _, good = saved
+    if changes.get("tensors") == {"vector_std": None}:  # the right shape, the wrong type
+        changes = {"tensors": {"vector_std": load_file(good)["vector_std"].long()}}
+    path = with_header(good, tmp_path / "bad.safetensors", **changes)
+    with pytest.raises(ValueError, match=message) as raised:
+        MIST.from_pretrained(path)
+    assert path.name in str(raised.value)
 
 
 def test_a_registered_file_that_was_altered_is_refused(saved, tmp_path, monkeypatch):
@@ -67,7 +173,7 @@ def test_a_registered_file_that_was_altered_is_refused(saved, tmp_path, monkeypa
     (tmp_path / "small.safetensors").write_bytes(good.read_bytes())
     monkeypatch.setattr(weights, "pretrained_folder", lambda: tmp_path)
     monkeypatch.setitem(weights.REGISTRY, "small", ("small.safetensors", weights.sha256(good)))
-    assert MIST.from_pretrained("small").config.width == 32
+    assert MIST.from_pretrained("small").config.width == 16
     altered = bytearray(good.read_bytes())
     altered[-1] ^= 1
     (tmp_path / "small.safetensors").write_bytes(altered)
@@ -76,3 +182,51 @@ def test_a_registered_file_that_was_altered_is_refused(saved, tmp_path, monkeypa
     (tmp_path / "small.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="are missing"):
         MIST.from_pretrained("small")
+
+
+def refused_or_finite(path):
+    """What a loader may do with any file at all."""
+    try:
+        model = MIST.from_pretrained(path)
+    except ValueError:
+        return
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+
+
+FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@FUZZ
+@given(data=st.data())
+def test_any_damage_is_a_value_error_or_leaves_finite_weights(saved, tmp_path, data):
+    content = bytearray(saved[1].read_bytes())
+    header = struct.unpack("<Q", content[:8])[0] + 8
+    for _ in range(data.draw(st.integers(1, 4))):
+        # mostly in the header, where the parsers are
+        place = data.draw(st.integers(0, header - 1) | st.integers(0, len(content) - 1))
+        content[place : place + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=8))
+    path = tmp_path / "fuzzed.safetensors"
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)) | st.just(len(content)))])
+    refused_or_finite(path)
+
+
+@FUZZ
+@given(content=st.binary(max_size=200))
+def test_any_bytes_are_a_value_error(tmp_path, content):
+    path = tmp_path / "noise.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"noise\.safetensors"):
+        MIST.from_pretrained(path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+)
+FIELDS = st.sampled_from(["rows", "dims", "width", "set_width", "row_pairs", "pair_width", "other"])
+
+
+@FUZZ
+@given(config=st.dictionaries(FIELDS, JSON | st.lists(st.integers(), min_size=2, max_size=2)))
+def test_any_configuration_is_a_value_error_or_leaves_finite_weights(saved, tmp_path, config):
+    refused_or_finite(with_header(saved[1], tmp_path / "fuzzed.safetensors", config=json.dumps(config)))
