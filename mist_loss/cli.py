@@ -3,10 +3,13 @@
 import argparse
 import importlib
 import sys
+from importlib.metadata import version
 
 # command -> (module with add_arguments and main, help)
 COMMANDS = {
-    "estimate": ("mist_loss.estimate", "estimate the mutual information between columns of a file"),
+    "estimate": ("mist_loss.commands.estimate", "estimate the mutual information between columns of a file"),
+    "models": ("mist_loss.commands.models", "list the weights that come with the package"),
+    "info": ("mist_loss.commands.info", "say what a weight file is: sizes, trained range, origin, hash"),
     "pretrain": ("mist_loss.training.pretrain", "train an estimator on a meta-distribution; resumes where it stopped"),
     "bench": ("mist_loss.evaluation.bench", "measure estimators side by side on benchmark corpora; resumes"),
 }
@@ -16,6 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the command, import its module and run it."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="mist-loss", description="Mutual information as a PyTorch loss.")
+    parser.add_argument("--version", action="version", version=f"mist-loss {version('mist-loss')}")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (module_name, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary)

@@ -1,7 +1,11 @@
-"""Groups of numeric columns from CSV, NPY, NPZ and Parquet files, for ``mist-loss estimate``."""
+"""Groups of numeric columns from CSV, NPY, NPZ and Parquet files, for ``mist-loss estimate``.
+
+Files come from strangers: nothing here unpickles, and whatever a parser says about a broken file becomes a ValueError.
+"""
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,36 +29,67 @@ def read_columns(path: Path, *groups: str) -> list[np.ndarray]:
         ValueError: an unknown kind of file or column, a cell that is no number, columns of different lengths.
         ModuleNotFoundError: Parquet without pandas and pyarrow, the extra ``tables``.
     """
+    columns = load(path)
+    return [select(columns, specification)[1] for specification in groups]
+
+
+def load(path: Path) -> Columns:
+    """All columns of a file, of whatever type they are.
+
+    Raises:
+        FileNotFoundError, ValueError, ModuleNotFoundError: as ``read_columns``.
+    """
     if path.suffix not in READERS:
         raise ValueError(f"expected a file ending in {', '.join(READERS)}, got {path.name!r}: convert it")
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    columns = READERS[path.suffix](path)
-    return [_group(columns, specification) for specification in groups]
+    return READERS[path.suffix](path)
 
 
-def _group(columns: Columns, specification: str) -> np.ndarray:
-    names = [name for item in specification.split(",") for name in _resolve(list(columns), item.strip())]
-    parts = []
-    for name in names:
-        try:
-            part = np.asarray(columns[name], dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"expected numbers in column {name!r}: {error}; remove or encode them first") from error
-        if part.ndim not in (1, 2):
-            raise ValueError(f"expected {name!r} of shape (n,) or (n, d), got {part.shape}: flatten each row first")
-        parts.append(part[:, None] if part.ndim == 1 else part)
+def select(columns: Columns, specification: str) -> tuple[list[str], np.ndarray]:
+    """Some columns side by side, with a name for each; column i of an array (n, d) is called NAME[i].
+
+    Args:
+        columns: what ``load`` returned.
+        specification: names or ranges of positions, separated by commas; ":" stands for all.
+
+    Returns:
+        d names and an (n, d) float64 array.
+
+    Raises:
+        ValueError: an unknown column, a cell that is no number, columns of different lengths.
+    """
+    chosen = [name for item in specification.split(",") for name in _resolve(list(columns), item.strip())]
+    parts = [_numbers(name, columns[name]) for name in chosen]
     if len({len(part) for part in parts}) > 1:
-        lengths = ", ".join(f"{name!r}: {len(part)}" for name, part in zip(names, parts, strict=True))
+        lengths = ", ".join(f"{name!r}: {len(part)}" for name, part in zip(chosen, parts, strict=True))
         raise ValueError(f"expected columns of one length, got {lengths}: choose columns with the same rows")
-    return np.concatenate(parts, axis=1)
+    names = []
+    for name, part in zip(chosen, parts, strict=True):
+        names += [name] if part.shape[1] == 1 else [f"{name}[{i}]" for i in range(part.shape[1])]
+    return names, np.concatenate(parts, axis=1)
+
+
+def _numbers(name: str, column: ArrayLike) -> np.ndarray:
+    """A column as (n, d) float64."""
+    try:
+        kind = np.asarray(column).dtype.kind
+        if kind in "cmM":
+            raise TypeError({"c": "complex numbers", "m": "time spans", "M": "dates"}[kind])
+        part = np.asarray(column, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"expected numbers in column {name!r}: {error}; remove or encode them first") from error
+    if part.ndim not in (1, 2):
+        raise ValueError(f"expected {name!r} of shape (n,) or (n, d), got {part.shape}: flatten each row first")
+    return part[:, None] if part.ndim == 1 else part
 
 
 def _resolve(names: list[str], item: str) -> list[str]:
     if item in names:
         return [item]
     first, colon, end = item.partition(":")
-    if colon and all(not part or part.isdecimal() for part in (first, end)):
+    # nobody has columns by the billion, and int() refuses thousands of digits
+    if colon and all(not part or (part.isascii() and part.isdecimal() and len(part) < 10) for part in (first, end)):
         chosen = names[int(first or 0) : int(end or len(names))]
         if chosen:
             return chosen
@@ -64,10 +99,26 @@ def _resolve(names: list[str], item: str) -> list[str]:
     )
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn whatever a parser raises on a broken file into one kind of error."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        kind = path.suffix[1:].upper()
+        raise ValueError(f"{path.name} is not a readable {kind} file ({error}): check or export it again") from error
+
+
 def _read_csv(path: Path) -> Columns:
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with _readable(path), path.open(newline="", encoding="utf-8-sig") as file:
         lines = [line for line in csv.reader(file) if line]
     names = [name.strip() for name in lines[0]] if lines else []
+    if len(names) == 1 and any(mark in names[0] for mark in ";\t"):
+        raise ValueError(
+            f"expected commas between the cells of {path.name}, got {lines[0][0]!r}: export it with commas"
+        )
     if len(set(names)) < len(names):
         raise ValueError(f"expected different column names in {path.name}, got {', '.join(names)}: rename them")
     for number, line in enumerate(lines[1:], start=1):
@@ -78,14 +129,17 @@ def _read_csv(path: Path) -> Columns:
 
 
 def _read_npy(path: Path) -> Columns:
-    array = np.load(path, allow_pickle=False)
-    if array.ndim != 2:
-        raise ValueError(f"expected an array (n, d) in {path.name}, got {array.shape}: flatten each row first")
+    with _readable(path):
+        # mapped, a header that claims more than the file holds is refused before memory is asked for
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray) or array.ndim != 2:
+        shape = array.shape if isinstance(array, np.ndarray) else "an archive"
+        raise ValueError(f"expected an array (n, d) in {path.name}, got {shape}: flatten each row first")
     return {str(i): column for i, column in enumerate(array.T)}
 
 
 def _read_npz(path: Path) -> Columns:
-    with np.load(path, allow_pickle=False) as archive:
+    with _readable(path), np.load(path, allow_pickle=False) as archive:
         return dict(archive)
 
 
@@ -93,7 +147,8 @@ def _read_parquet(path: Path) -> Columns:
     try:
         import pandas
 
-        table = pandas.read_parquet(path)
+        with _readable(path):
+            table = pandas.read_parquet(path)
     except ImportError as error:
         hint = f"Parquet needs pandas and pyarrow ({error}): pip install 'mist-loss[tables]'"
         raise ModuleNotFoundError(hint) from error

@@ -1,0 +1,1 @@
+"""The commands of ``mist-loss`` that need nothing but the core."""

@@ -1,0 +1,61 @@
+"""Pairs of columns, one by one."""
+
+import numpy as np
+import pytest
+import torch
+
+from mist_loss import estimate_mi, matrix
+
+ROWS = np.random.default_rng(0).normal(size=(60, 4))
+
+
+def test_every_cell_is_the_estimate_of_its_pair(model):
+    found = matrix.mi_matrix(ROWS, ROWS[:, :2] ** 3, model=model)
+    assert found.value.shape == (4, 2)
+    for i in range(4):
+        for j in range(2):
+            one = estimate_mi(ROWS[:, i : i + 1], ROWS[:, j : j + 1] ** 3, model=model)
+            torch.testing.assert_close(torch.stack([t[i, j] for t in found]), torch.stack(list(one)))
+
+
+def test_symmetric_with_an_empty_diagonal(model):
+    value, low, high = matrix.mi_matrix(ROWS, model=model)
+    assert value.diagonal().isnan().all()
+    torch.testing.assert_close(value, value.T, equal_nan=True)
+    pairs = torch.triu_indices(4, 4, 1)
+    assert (low <= high)[tuple(pairs)].all()
+
+
+def test_batches_and_progress(model, monkeypatch):
+    whole = matrix.mi_matrix(ROWS, model=model)
+    monkeypatch.setattr(matrix, "ROWS_AT_ONCE", 130)  # two pairs
+    seen = []
+    parts = matrix.mi_matrix(ROWS, model=model, progress=lambda done, total: seen.append((done, total)))
+    torch.testing.assert_close(parts.value, whole.value, equal_nan=True)
+    assert seen == [(2, 6), (4, 6), (6, 6)]
+
+
+def test_one_column_has_no_pairs(model):
+    assert matrix.mi_matrix(ROWS[:, :1], model=model).value.isnan().all()
+
+
+def test_bad_input(model):
+    with pytest.raises(ValueError, match=r"expected x of shape \(n, d\)"):
+        matrix.mi_matrix(ROWS[:, 0], model=model)
+    with pytest.raises(ValueError, match="as many rows"):
+        matrix.mi_matrix(ROWS, ROWS[:10], model=model)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        matrix.mi_matrix(np.where(ROWS > 2, np.nan, ROWS), model=model)
+
+
+def test_table():
+    text = matrix.to_csv(torch.tensor([[torch.nan, 0.25]]), ["a,b"], ["x", "y"])
+    assert text == ',x,y\n"a,b",,0.2500\n'
+
+
+def test_heat_map(tmp_path):
+    pytest.importorskip("matplotlib")
+    paths = matrix.write(tmp_path / "mi.csv", torch.rand(2, 3), ["a", "$b_{"], ["x", "y", "z"])
+    assert [path.name for path in paths] == ["mi.csv", "mi.png"]
+    assert (tmp_path / "mi.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(tmp_path.iterdir())) == 2
