@@ -1,0 +1,1 @@
+"""Adapting the estimator to a modality. Needs the ``flows`` extra: pip install "mist-loss[flows]"."""
