@@ -12,7 +12,7 @@ import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,7 +25,12 @@ from mist_loss.evaluation.results import Result, Store, replace
 from mist_loss.meta.mixtures import MIXTURES
 from mist_loss.validation import MIN_ROWS
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 SUITES = ("paper", "bmi", "scaling", "classes", "fresh")
+OBJECTIVE = "objective"  # a suite of losses, not of estimators
+LOSSES = ("mist-base", "infonce", "vicreg", "club", "hsic", "dcor")
 ENCODERS = ("digits", "fashion-pixels", "fashion-efficientnet")
 
 # options by default, and what a quick run changes
@@ -117,19 +122,45 @@ def suite_corpora(suite: str, seed: int, options: Mapping[str, Any], cache: Path
     return {f"classes-{encoder}": _classes(encoder, seed, cache) for encoder in options["encoders"]}
 
 
+def objective_suite(seed: int, losses: Sequence[str], quick: bool, output: Path) -> str:
+    """Runs the objective suite, writes its CSV, Markdown and figures, and returns the Markdown.
+
+    Args:
+        seed: of encoders and batches.
+        losses: see `mist_loss.evaluation.contenders.named`.
+        quick: three scenarios of a few steps.
+        output: folder of the results; a folder for each seed is made in it.
+    """
+    from mist_loss.evaluation import bars, contenders, curves, objective
+
+    folder = output / f"{OBJECTIVE}-seed{seed}"
+    rows = objective.run(seed, [contenders.named(name) for name in losses], folder / "results.csv", quick)
+    name = f"{OBJECTIVE}-quick" if quick else OBJECTIVE
+    words = ["mist-loss", "bench", "--suite", OBJECTIVE, "--seed", str(seed), "--estimators", ",".join(losses)]
+    command = shlex.join(words + (["--quick"] if quick else []))
+    return _write(folder, name, OBJECTIVE, command, "checkpoint", bars.report(rows), curves.draw(rows))
+
+
 def write_report(folder: Path, name: str, suite: str, results: Sequence[Result], command: str) -> str:
     """Writes ``{name}.md`` and the figures it shows, ``{name}-*.png``, and returns the Markdown."""
     from mist_loss.evaluation import figures
 
-    drawn = figures.draw(suite, results)
+    return _write(folder, name, suite, command, "estimate", tables.report(suite, results), figures.draw(suite, results))
+
+
+def _write(
+    folder: Path, name: str, suite: str, command: str, kept: str, report: str, drawn: Mapping[str, Figure]
+) -> str:
+    from mist_loss.evaluation import figures
+
     for figure_name, figure in drawn.items():
         figures.save(figure, folder / f"{name}-{figure_name}.png")
     versions = ", ".join(f"{package} {version}" for package, version in provenance.versions().items())
     text = (
         f"# {suite}\n\n```sh\n{command}\n```\n\n"
         f"Commit {provenance.commit()}; {versions}; {provenance.machine()}.\n"
-        f"MI and its errors in nats, intervals of {LEVEL:.0%}. Every estimate is in results.csv.\n\n"
-        + tables.report(suite, results)
+        f"MI and its errors in nats, intervals of {LEVEL:.0%}. Every {kept} is in results.csv.\n\n"
+        + report
         + "".join(f"\n![{figure_name}]({name}-{figure_name}.png)\n" for figure_name in drawn)
     )
     replace(folder / f"{name}.md", text.encode())
@@ -140,17 +171,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``mist-loss bench``."""
     parser.add_argument(
         "--suite",
-        choices=(*SUITES, "all"),
+        choices=(*SUITES, OBJECTIVE, "all"),
         default="all",
         help="paper: the test grid of the MIST paper; bmi: the forty tasks of BMI; scaling: error against rows and "
-        "against dimensions; classes: embeddings of images; fresh: sets of a training mixture (default: %(default)s)",
+        "against dimensions; classes: embeddings of images; fresh: sets of a training mixture; all: these; objective: "
+        "losses while encoders are trained, beside the truth (default: %(default)s)",
     )
     parser.add_argument(
         "--estimators",
         type=_words,
         metavar="NAME,...",
         help="shipped weights, .safetensors files, peers such as cca, ksg or mine; NAME@50 averages weights over 50 "
-        f"resamples of the rows. The first is the measure of time (default: {','.join(DEFAULTS['estimators'])})",
+        "resamples of the rows. The first is the measure of time "
+        f"(default: {','.join(DEFAULTS['estimators'])}). Of the "
+        "objective suite: weights, NAME@q0.1 for their conservative quantile, and other losses "
+        f"(default: {','.join(LOSSES)})",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the test samples (default: %(default)s)")
     parser.add_argument(
@@ -180,7 +215,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="two minutes: --limit 40 --rows 500 --encoders digits, where these are not given",
+        help="two minutes: --limit 40 --rows 500 --encoders digits, where these are not given; three short problems of "
+        "the objective suite",
     )
     parser.add_argument(
         "--output",
@@ -202,6 +238,9 @@ def main(args: argparse.Namespace) -> int:
     from mist_loss.evaluation import figures  # noqa: F401 - a long run must not end in a missing library
 
     _check(args)
+    if args.suite == OBJECTIVE:
+        print(objective_suite(args.seed, tuple(dict.fromkeys(args.estimators or LOSSES)), args.quick, args.output))
+        return 0
     given = {name: getattr(args, name) for name in DEFAULTS if getattr(args, name) is not None}
     options = DEFAULTS | (QUICK if args.quick else {}) | given
     estimators = [named(name) for name in dict.fromkeys(options["estimators"])]
@@ -234,6 +273,10 @@ def _check(args: argparse.Namespace) -> None:
         for option in options:
             if getattr(args, option) is not None and args.suite not in (suite, "all"):
                 raise ValueError(f"--{option} belongs to --suite {suite}, got --suite {args.suite}: leave it out")
+    if args.suite == OBJECTIVE and args.limit is not None:
+        raise ValueError(
+            "--limit belongs to the suites of estimates, got --suite objective: leave it out, or use --quick"
+        )
     for option in ("limit", "repeats"):
         value = getattr(args, option)
         if value is not None and value < 1:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mist_loss.criterion import SIGNS, MISTCriterion
+from mist_loss.criterion import MISTCriterion
+from mist_loss.model import weights
 
 TEMPERATURE = 0.2
 CLUB_STEPS, CLUB_LR, CLUB_HIDDEN = 5, 5e-3, 64
@@ -31,9 +34,47 @@ class Reading(NamedTuple):
 Contender = Callable[[Tensor, Tensor], tuple[Tensor, Reading]]
 
 
-def mist(dims: int, direction: str, model: str) -> Contender:
-    """``MISTCriterion`` as it is."""
-    criterion = MISTCriterion(model, objective=direction)
+class Named(NamedTuple):
+    """A loss by name: hash of its weights if it comes with any, directions it is for, and how to make a fresh one."""
+
+    name: str
+    weights: str
+    directions: tuple[str, ...]
+    make: Callable[[int, str], Contender]  # (dimensions of a code, "maximize" or "minimize")
+
+
+_CONSERVATIVE = re.compile(r"(?P<source>.+)@q(?P<level>0?\.\d+)")
+
+
+def named(name: str) -> Named:
+    """The loss of a name.
+
+    Args:
+        name: a key of ``OTHERS``, or what ``MISTCriterion`` takes for a model: shipped weights or a .safetensors file.
+            ``NAME@q0.1`` optimises the 0.1 quantile when maximising and the 0.9 quantile when minimising.
+
+    Raises:
+        ValueError: no such loss.
+        FileNotFoundError: the weights are missing.
+    """
+    if name in OTHERS:
+        direction, make = OTHERS[name]
+        return Named(name, "", (direction,), lambda dims, _: make(dims))
+    match = _CONSERVATIVE.fullmatch(name)
+    source, level = (match["source"], float(match["level"])) if match else (name, None)
+    if source not in weights.REGISTRY and not source.endswith(".safetensors"):
+        known = ", ".join([*weights.REGISTRY, *OTHERS])
+        raise ValueError(f"expected losses among {known}, or .safetensors files, got {name!r}")
+    file = weights.find(source)
+    return Named(
+        name, weights.sha256(file), ("maximize", "minimize"), lambda _, direction: mist(file, direction, level)
+    )
+
+
+def mist(model: Path, direction: str, level: float | None) -> Contender:
+    """``MISTCriterion`` as it is, or on the conservative quantile of that level."""
+    quantile = 1 - level if level is not None and direction == "minimize" else level
+    criterion = MISTCriterion(model, objective=direction, quantile=quantile)
 
     def contender(z1: Tensor, z2: Tensor) -> tuple[Tensor, Reading]:
         loss = criterion(z1, z2)
@@ -43,7 +84,7 @@ def mist(dims: int, direction: str, model: str) -> Contender:
     return contender
 
 
-def infonce(dims: int, direction: str, model: str) -> Contender:
+def infonce(dims: int) -> Contender:
     """InfoNCE (van den Oord et al. 2018, arXiv 1807.03748) of cosine similarities; at most log n nats.
 
     SupCon with one positive each is InfoNCE; that library's own NTXentLoss takes memory cubic in the batch.
@@ -58,13 +99,13 @@ def infonce(dims: int, direction: str, model: str) -> Contender:
     return contender
 
 
-def vicreg(dims: int, direction: str, model: str) -> Contender:
+def vicreg(dims: int) -> Contender:
     """VICReg (Bardes et al. 2022, arXiv 2105.04906) with its published weights."""
     loss_of = _library("lightly.loss.vicreg_loss", "lightly").VICRegLoss()
     return lambda z1, z2: (loss_of(z1, z2), Reading())
 
 
-def club(dims: int, direction: str, model: str) -> Contender:
+def club(dims: int) -> Contender:
     """CLUB (Cheng et al. 2020, arXiv 2006.12013), whose conditional density takes a few steps on every batch first."""
     estimator = _library("torch_mist.estimators", "torch-mist").club(x_dim=dims, y_dim=dims, hidden_dims=[CLUB_HIDDEN])
     optimizer = torch.optim.Adam(estimator.parameters(), lr=CLUB_LR)
@@ -82,13 +123,13 @@ def club(dims: int, direction: str, model: str) -> Contender:
     return contender
 
 
-def distance_correlation(dims: int, direction: str, model: str) -> Contender:
+def distance_correlation(dims: int) -> Contender:
     """Squared distance correlation (Szekely et al. 2007)."""
     dcor = _library("dcor", "dcor")
     return lambda z1, z2: (_centred_cosine(dcor, *(torch.cdist(z, z) for z in (z1, z2))), Reading())
 
 
-def hsic(dims: int, direction: str, model: str) -> Contender:
+def hsic(dims: int) -> Contender:
     """HSIC (Gretton et al. 2005), Gaussian kernels at the median distance, divided by the norms of the kernels.
 
     Distance covariance is HSIC with another kernel (Sejdinovic et al. 2013, arXiv 1207.6076), so one library has both.
@@ -96,8 +137,8 @@ def hsic(dims: int, direction: str, model: str) -> Contender:
     dcor = _library("dcor", "dcor")
 
     def kernel(z: Tensor) -> Tensor:
-        squares = (z[:, None] - z).square().sum(-1)
-        return torch.exp(-squares / squares.median().clamp_min(1e-12))
+        squares = torch.cdist(z, z).square()
+        return torch.exp(-squares / squares.detach().median().clamp_min(1e-12))
 
     return lambda z1, z2: (_centred_cosine(dcor, kernel(z1), kernel(z2)), Reading())
 
@@ -116,9 +157,13 @@ def _library(module: str, distribution: str) -> Any:
         raise ModuleNotFoundError(f"a comparison needs {distribution} ({error}): pip install {distribution}") from error
 
 
-# (dimensions of a code, "maximize" or "minimize", model) -> contender
-CONTENDERS: dict[str, dict[str, Callable[[int, str, str], Contender]]] = {
-    "maximize": {"mist": mist, "infonce": infonce, "vicreg": vicreg},
-    "minimize": {"mist": mist, "club": club, "hsic": hsic, "dcor": distance_correlation},
+# name -> (direction, dimensions of a code -> a fresh one)
+
+
+OTHERS: dict[str, tuple[str, Callable[[int], Contender]]] = {
+    "infonce": ("maximize", infonce),
+    "vicreg": ("maximize", vicreg),
+    "club": ("minimize", club),
+    "hsic": ("minimize", hsic),
+    "dcor": ("minimize", distance_correlation),
 }
-assert set(CONTENDERS) == set(SIGNS)

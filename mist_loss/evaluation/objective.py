@@ -7,7 +7,6 @@ optimiser. An estimator that can be exploited shows as a gap between its number 
 
 from __future__ import annotations
 
-import argparse
 import csv
 import hashlib
 import io
@@ -16,20 +15,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mist_loss.evaluation import scenarios
-from mist_loss.evaluation.contenders import CONTENDERS, Contender
+from mist_loss.evaluation.contenders import Contender, Named
 from mist_loss.evaluation.results import replace
 from mist_loss.evaluation.scenarios import Samples, Scenario, seeded
-from mist_loss.model import weights
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 LR = 1e-2
 CHECKPOINTS = 20  # beside the start
@@ -37,25 +32,26 @@ BATCHES = 4  # fresh ones read at a checkpoint: a single batch of few rows says 
 GRADIENTS = 16  # further ones, at the checkpoints below only: while there is something left to climb
 GRADIENT_CHECKPOINTS = (0, 1, 2, 4)
 REPAIRINGS = 8
-WARM_UP = 0.1  # share of the steps whose gap is no fault
 QUICK_STEPS = 150
 
 
 class Row(NamedTuple):
     """A checkpoint: a line of the CSV. Mutual information in nats, NaN for what there is none of.
 
-    problem: digest of the scenario. weights: digest of the criterion's weights, empty for other losses. estimate, low,
-    high: means over fresh batches. covered: share of these whose interval meets [truth_low, truth_high]. repaired: mean
-    estimate for the same codes paired at random (free samples only). cosine, batch_cosine: see ``gradient_cosines``, at
-    the first checkpoints. seconds: of processor time for a step of training, since the last checkpoint.
+    kind, direction, rows, dims, best: of the `Scenario`. loss: its name. problem: digest of the scenario. weights: of
+    the sha256 of the criterion's weights, empty for other losses. estimate, low, high: means over fresh batches.
+    covered: share of these whose interval meets [truth_low, truth_high]. repaired: mean estimate for the same codes
+    paired at random (free samples only). cosine, batch_cosine: see ``gradient_cosines``, at the first checkpoints.
+    seconds: of processor time for a step of training, since the last checkpoint.
     """
 
     scenario: str
+    kind: str
     direction: str
     rows: int
     dims: int
     best: float
-    objective: str
+    loss: str
     problem: str
     weights: str
     seed: int
@@ -75,7 +71,7 @@ class Row(NamedTuple):
     @property
     def key(self) -> Key:
         """What the checkpoints of one training have in common."""
-        return Key(self.problem, self.objective, self.weights, self.seed, self.steps)
+        return Key(self.problem, self.loss, self.weights, self.seed, self.steps)
 
     @property
     def gap(self) -> float:
@@ -87,7 +83,7 @@ class Key(NamedTuple):
     """What the checkpoints of one training have in common, see ``Row``."""
 
     problem: str
-    objective: str
+    loss: str
     weights: str
     seed: int
     steps: int
@@ -109,7 +105,7 @@ def optimise(scenario: Scenario, contender: Contender, key: Key) -> Iterator[Row
     seed, steps = key.seed, key.steps
     with seeded(_draw(seed, 0, BATCHES + GRADIENTS + 1)):
         first, second = scenario.encoders()
-    of_scenario = {name: getattr(scenario, name) for name in ("direction", "rows", "dims", "best")}
+    of_scenario = {name: getattr(scenario, name) for name in ("kind", "direction", "rows", "dims", "best")}
     parameters = [*first.parameters(), *second.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=LR)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -188,147 +184,50 @@ def gradient_cosines(
     return {"cosine": float(expected.clamp(max=1.0)), "batch_cosine": float(single)}
 
 
-def run(seed: int, output: Path, model: str = "mist-base", quick: bool = False) -> str:
-    """Run the suite and write ``objective.csv``, ``objective.md`` and ``objective.png``; finished trainings are kept.
+def run(seed: int, contenders: Sequence[Named], file: Path, quick: bool = False) -> list[Row]:
+    """Train what the file lacks, each scenario with every loss for its direction; a finished training is kept at once.
 
     Args:
         seed: of encoders and batches.
-        output: folder of the results.
-        model: name of shipped weights or a .safetensors file.
+        contenders: each a name once.
+        file: CSV of every checkpoint, of this and other runs; results of a loss with other weights are dropped.
         quick: three scenarios of a few steps.
 
     Returns:
-        Markdown.
+        the checkpoints asked for, training by training, by scenario.
 
     Raises:
-        ValueError: the model is not known, or a file in the way is not one of results.
-        FileNotFoundError: the model's file is missing.
-        ModuleNotFoundError: a library of a contender is missing.
+        ValueError: the file is not one of results.
+        ModuleNotFoundError: a library of a loss is missing.
     """
-    digest = weights.sha256(weights.find(model))[:12]
-    output.mkdir(parents=True, exist_ok=True)
     suite = scenarios.QUICK if quick else scenarios.FULL
-    trainings = [(s, name, QUICK_STEPS if quick else s.steps) for s in suite for name in CONTENDERS[s.direction]]
-    stored = _read(output / "objective.csv")
+    trainings = [(s, loss) for s in suite for loss in contenders if s.direction in loss.directions]
+    hashes = {loss.name: loss.weights[:12] for loss in contenders}
+    stored = [row for row in _read(file) if hashes.get(row.loss, row.weights) == row.weights]
+    file.parent.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     with _one_thread():
-        for scenario, name, steps in _progress(trainings):
-            key = Key(_digest(scenario), name, digest if name == "mist" else "", seed, steps)
+        for scenario, loss in _progress(trainings):
+            key = Key(_digest(scenario), loss.name, hashes[loss.name], seed, QUICK_STEPS if quick else scenario.steps)
             done = [row for row in stored if row.key == key]
             if not done:
-                done = train(scenario, model, key)
+                done = train(scenario, loss, key)
                 stored += done
-                replace(output / "objective.csv", _text(stored).encode())
+                replace(file, _text(stored).encode())
             rows += done
-    text = report(rows)
-    replace(output / "objective.md", text.encode())
-    _save(draw(rows), output / "objective.png")
-    return text
+    return rows
 
 
-def train(scenario: Scenario, model: str, key: Key) -> list[Row]:
-    """All checkpoints of one training, by the contender that key names."""
-    with seeded(key.seed):  # contenders may have weights of their own, and draw
-        make = CONTENDERS[scenario.direction][key.objective]
-        return list(optimise(scenario, make(scenario.dims, scenario.direction, model), key))
+def train(scenario: Scenario, loss: Named, key: Key) -> list[Row]:
+    """All checkpoints of one training."""
+    with seeded(key.seed):  # a loss may have weights of its own, and draw
+        return list(optimise(scenario, loss.make(scenario.dims, scenario.direction), key))
 
 
-def report(rows: Sequence[Row]) -> str:
-    """A table of trainings and one of their means, as Markdown."""
-    return f"## Objectives\n\n{summary(rows)}\n## Over the scenarios\n\n{overall(rows)}"
-
-
-def summary(rows: Sequence[Row]) -> str:
-    """A line for each training. The truth is a range where it is only bounded; gaps are estimate minus truth."""
-    head = ["scenario", "rows x dims", "steps", "objective", "truth at the start", "at the end", "best", "of the best"]
-    head += [
-        "estimate",
-        "gap",
-        "gap in %",
-        "worst gap on the way",
-        "interval contains it",
-        "gradient cosine",
-        "re-paired",
-    ]
-    lines = [[*head, "of one batch", "re-paired", "time of a step / fastest"]]
-    trainings = list(_trainings(rows))
-    for own in trainings:
-        first, last = own[0], own[-1]
-        fastest = min(_seconds(other) for other in trainings if other[0].problem == first.problem)
-        lines.append(
-            [
-                *(first.scenario, f"{first.rows} x {first.dims}", str(first.steps), first.objective),
-                *(_truth(first), _truth(last), _number(last.best), _percent(_reached(own))),
-                *(_number(last.estimate), _number(last.gap, "+"), _percent(abs(last.gap) / last.truth_high)),
-                *(_number(_worst(own), "+"), _percent(_mean(own, "covered")), _number(_mean(own, "cosine"))),
-                *(_number(_mean(own, "batch_cosine")), _number(last.repaired), f"{_seconds(own) / fastest:.1f}"),
-            ]
-        )
-    return _markdown(lines)
-
-
-def overall(rows: Sequence[Row]) -> str:
-    """A line for each objective and direction, over the scenarios with a truth."""
-    head = ["direction", "objective", "trainings", "of the best, mean", "of the best, least", "truth left, largest"]
-    lines = [[*head, "gap at the end, largest", "interval contains the truth, mean", "gradient cosine, mean"]]
-    trainings = [own for own in _trainings(rows) if math.isfinite(own[-1].truth_high)]
-    for direction, objective in dict.fromkeys((own[0].direction, own[0].objective) for own in trainings):
-        part = [own for own in trainings if (own[0].direction, own[0].objective) == (direction, objective)]
-        reached = [_reached(own) for own in part]
-        left = max(own[-1].truth_high for own in part) if direction == "minimize" else math.nan
-        gaps = [abs(own[-1].gap) for own in part]
-        lines.append(
-            [
-                *(direction, objective, str(len(part)), _percent(_nanmean(reached)), _percent(min(reached))),
-                *(_number(left), _number(max(gaps)), _percent(_nanmean([_mean(own, "covered") for own in part]))),
-                _number(_nanmean([_mean(own, "cosine") for own in part])),
-            ]
-        )
-    return _markdown(lines)
-
-
-def draw(rows: Sequence[Row]) -> Figure:
-    """Truth (solid) and estimate (dashed, with its interval) of every training, a panel for each scenario."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ModuleNotFoundError(f"figures need matplotlib ({error}): pip install matplotlib") from error
-    trainings = list(_trainings(rows))
-    problems = list(dict.fromkeys(own[0].problem for own in trainings))
-    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(own[0].objective for own in trainings))}
-    width = min(4, len(problems))
-    height = math.ceil(len(problems) / width)
-    figure = Figure(figsize=(2.7 * width, 2.2 * height + 0.4), layout="constrained")
-    panels = figure.subplots(height, width, squeeze=False).ravel()
-    for axes, problem in zip(panels, problems, strict=False):
-        for own in trainings:
-            if own[0].problem == problem:
-                _curve(axes, own, colours[own[0].objective])
-    for axes in panels[len(problems) :]:
-        axes.remove()
-    figure.supxlabel("step", fontsize="small")
-    figure.supylabel("nats: truth solid, estimate dashed, best dotted", fontsize="small")
-    handles = [panels[0].plot([], [], color=colour, label=name)[0] for name, colour in colours.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize="small")
-    return figure
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the suite."""
-    parser.add_argument("--seed", type=int, default=0, help="seed of encoders and batches (default: %(default)s)")
-    parser.add_argument(
-        "--model", default="mist-base", help="name of shipped weights or a .safetensors file (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path("bench"), metavar="DIR", help="folder of the results (default: %(default)s)"
-    )
-    parser.add_argument("--quick", action="store_true", help=f"three scenarios of {QUICK_STEPS} steps")
-
-
-def main(args: argparse.Namespace) -> int:
-    """Run the suite and print its tables; returns the exit status."""
-    print(run(args.seed, args.output, args.model, args.quick))
-    return 0
+def trainings_of(rows: Sequence[Row]) -> list[list[Row]]:
+    """The checkpoints of each training, by step."""
+    keys = dict.fromkeys(row.key for row in rows)
+    return [sorted((row for row in rows if row.key == key), key=lambda row: row.step) for key in keys]
 
 
 def _draw(seed: int, step: int, batch: int) -> int:
@@ -362,15 +261,15 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _progress(trainings: Sequence[tuple[Scenario, str, int]]) -> Iterator[tuple[Scenario, str, int]]:
+def _progress(trainings: Sequence[tuple[Scenario, Named]]) -> Iterator[tuple[Scenario, Named]]:
     try:
         from tqdm import tqdm
     except ImportError as error:
-        raise ModuleNotFoundError(f"a progress bar needs tqdm ({error}): pip install tqdm") from error
+        raise ModuleNotFoundError('a progress bar needs tqdm: pip install "mist-loss[bmi]"') from error
     with tqdm(trainings, dynamic_ncols=True) as bar:
-        for scenario, name, steps in bar:
-            bar.set_description(f"{scenario.name}: {name}")
-            yield scenario, name, steps
+        for scenario, loss in bar:
+            bar.set_description(f"{scenario.name}: {loss.name}")
+            yield scenario, loss
 
 
 def _digest(scenario: Scenario) -> str:
@@ -392,65 +291,3 @@ def _text(rows: Sequence[Row]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([Row._fields, *rows])
     return text.getvalue()
-
-
-def _trainings(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    for key in dict.fromkeys(row.key for row in rows):
-        yield sorted((row for row in rows if row.key == key), key=lambda row: row.step)
-
-
-def _reached(own: Sequence[Row]) -> float:
-    """Share of the best that is certainly reached at the end of an ascent."""
-    return own[-1].truth_low / own[-1].best if own[-1].direction == "maximize" else math.nan
-
-
-def _worst(own: Sequence[Row]) -> float:
-    return max((row.gap for row in own if row.step >= WARM_UP * row.steps), key=abs)
-
-
-def _seconds(own: Sequence[Row]) -> float:
-    return float(np.nanmedian([row.seconds for row in own]))
-
-
-def _mean(own: Sequence[Row], column: str) -> float:
-    return _nanmean([getattr(row, column) for row in own])
-
-
-def _nanmean(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
-
-
-def _truth(row: Row) -> str:
-    if row.truth_low == row.truth_high or math.isnan(row.truth_low):
-        return _number(row.truth_high)
-    return f"{_number(row.truth_low)} to {_number(row.truth_high)}"
-
-
-def _curve(axes: Any, own: Sequence[Row], colour: str) -> None:
-    step = [row.step for row in own]
-    axes.plot(step, [row.truth_low for row in own], color=colour, linewidth=1.2)
-    axes.plot(step, [row.estimate for row in own], color=colour, linewidth=1, linestyle="--")
-    axes.fill_between(step, [r.low for r in own], [r.high for r in own], color=colour, alpha=0.2, linewidth=0)
-    axes.axhline(own[0].best, color="0.4", linewidth=0.8, linestyle=":")
-    axes.set_title(own[0].scenario, fontsize="small")
-    axes.tick_params(labelsize="x-small")
-
-
-def _save(figure: Figure, path: Path) -> None:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=90, metadata={"Software": None})
-    replace(path, content.getvalue())
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    head, *body = lines
-    return "".join("| " + " | ".join(line) + " |\n" for line in [head, ["---"] * len(head), *body])
-
-
-def _number(value: float, sign: str = "") -> str:
-    return f"{value:{sign}.3f}" if math.isfinite(value) else ""
-
-
-def _percent(value: float) -> str:
-    return f"{value:.0%}" if math.isfinite(value) else ""

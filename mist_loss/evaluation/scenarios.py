@@ -15,7 +15,14 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from mist_loss.meta.families import canonical_normal, signed_normal, student_mi, student_scale
+from mist_loss.meta.families import (
+    additive_noise,
+    additive_noise_mi,
+    canonical_normal,
+    signed_normal,
+    student_mi,
+    student_scale,
+)
 from mist_loss.meta.maps import random_coupling, random_rotation
 from mist_loss.meta.structures import canonical_mi, gaussian_mi
 
@@ -27,7 +34,7 @@ HIDDEN = 64  # of an MLP
 
 
 class Truth(NamedTuple):
-    """What two codes share, in nats: 0-d float64 tensors, equal where the truth is known, NaN where there is none.
+    """What two codes share, in nats: 0-d float64 tensors, equal where the truth is known and not only bounded.
 
     Where they have a formula they carry gradients to the weights of the encoders.
     """
@@ -40,12 +47,15 @@ class Scenario(Protocol):
     """A problem for an objective.
 
     direction: "maximize" or "minimize". rows: of a batch. dims: of each code. steps: of the optimiser, at full length.
-    best: mutual information in nats of the best codes there are, or its upper bound; NaN where there is none.
     """
 
     @property
     def name(self) -> str:
         """Words for the table."""
+
+    @property
+    def kind(self) -> str:
+        """Where the truth comes from: gaussian, student, nonlinear, hidden or samples."""
 
     @property
     def direction(self) -> str:
@@ -128,6 +138,11 @@ class Linear:
     dof: float = math.inf
 
     @property
+    def kind(self) -> str:
+        """By the distribution of the views."""
+        return "gaussian" if math.isinf(self.dof) else "student"
+
+    @property
     def best(self) -> float:
         """The largest canonical correlations, or none at all, and what the radius adds."""
         top = sorted(self.rho, reverse=True)[: self.dims] if self.direction == "maximize" else [0.0]
@@ -164,31 +179,41 @@ class Linear:
 
 @dataclass(frozen=True)
 class Nonlinear:
-    """MLP encoders of Gaussian latents behind fixed invertible maps: the latents bound what any code can share.
+    """MLP encoders of latents behind fixed invertible maps: the latents bound what any code can share.
 
-    rho: canonical correlations of the latents. The lower bound is what held-out rows certify, see ``certified``.
+    The first coordinates of the latents depend pair by pair, the others are free noise. strength: of each pair, a
+    correlation, or, with additive=True, the half-width of the uniform noise that a uniform variable is seen through.
+    The lower bound of the truth is what held-out rows certify, see ``certified``.
     """
 
     name: str
-    rho: tuple[float, ...]
+    strength: tuple[float, ...]
+    view_dims: int
     dims: int
     rows: int = 256
     steps: int = 500
     direction: str = "maximize"
+    additive: bool = False
+    kind = "nonlinear"
 
     @property
     def best(self) -> float:
         """What the latents share."""
-        return float(canonical_mi(torch.tensor(self.rho)))
+        strength = torch.tensor(self.strength)
+        return float(additive_noise_mi(strength) if self.additive else canonical_mi(strength))
 
     def encoders(self) -> tuple[nn.Module, nn.Module]:
         """MLPs with two hidden layers."""
-        return _mlp(len(self.rho), self.dims), _mlp(len(self.rho), self.dims)
+        return _mlp(self.view_dims, self.dims), _mlp(self.view_dims, self.dims)
 
     def views(self, n: int) -> tuple[Tensor, Tensor]:
         """Latents, each side bent by its own fixed map."""
-        d = len(self.rho)
-        x, y, _ = canonical_normal(torch.tensor(self.rho)[None], n, d, d)
+        d, strength = self.view_dims, torch.tensor(self.strength)[None]
+        if self.additive:
+            x, y = (math.sqrt(12) * (t - 0.5) for t in additive_noise(strength, n, d, d)[:2])  # of about unit scale
+        else:
+            free = torch.zeros(1, d - strength.shape[1])
+            x, y = canonical_normal(torch.cat([strength, free], dim=1), n, d, d)[:2]
         return bend(x, MAP_SEED)[0], bend(y, MAP_SEED + 1)[0]
 
     @torch.no_grad()
@@ -204,14 +229,14 @@ class Nonlinear:
 class Hidden:
     """Linear encoders, started where their codes share what no correlation shows and free to read other coordinates.
 
-    kind: "signs", Gaussian pairs whose correlation rho changes sign from row to row, or "radii", normal rows scaled by
+    how: "signs", Gaussian pairs whose correlation rho changes sign from row to row, or "radii", normal rows scaled by
     the radius of a Student-t with dof degrees of freedom, the same on both sides. The first dims coordinates of a
     view are dependent like that, the others free noise. The density of linear codes is a mixture of Gaussians, so the
     truth is the mean of its exact log ratio over many rows.
     """
 
     name: str
-    kind: str
+    how: str
     dims: int
     view_dims: int
     rows: int = 256
@@ -219,6 +244,7 @@ class Hidden:
     rho: float = 0.85
     dof: float = 2.0
     direction: str = "minimize"
+    kind = "hidden"
 
     @property
     def best(self) -> float:
@@ -232,7 +258,7 @@ class Hidden:
     def views(self, n: int) -> tuple[Tensor, Tensor]:
         """Dependent coordinates, then free ones."""
         m, free = self.dims, self.view_dims - self.dims
-        if self.kind == "signs":
+        if self.how == "signs":
             x, y, _ = signed_normal(
                 torch.full((1, m), self.rho), torch.tensor([0.5]), n, self.view_dims, self.view_dims
             )
@@ -261,7 +287,7 @@ class Hidden:
     def _components(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Log weights (k,) and joint covariances (k, 2 dims, 2 dims) of codes with matrices a and b (dims, views)."""
         m = self.dims
-        if self.kind == "signs":
+        if self.how == "signs":
             signs = torch.cartesian_prod(*[torch.tensor([1.0, -1.0], dtype=torch.float64)] * m).reshape(-1, m)
             cross = a[:, :m] @ torch.diag_embed(self.rho * signs) @ b[:, :m].T
             xx, yy = ((t @ t.T).expand_as(cross) for t in (a, b))
@@ -276,17 +302,23 @@ class Hidden:
 
 @dataclass(frozen=True)
 class Samples:
-    """No encoder: two independent normal samples, whose numbers are themselves what is trained. There is no truth."""
+    """No encoder: two independent normal samples, whose numbers are themselves what is trained.
+
+    The rows come from no distribution any more. Whatever they show, they are n pairs: told apart perfectly, the pairs
+    share log n nats, and no estimate above that can be defended. ``repaired`` in the results says what is left when the
+    rows are paired at random, which should be nothing.
+    """
 
     name: str
     dims: int
     rows: int = 256
     steps: int = 500
     direction: str = "maximize"
+    kind = "samples"
 
     @property
     def best(self) -> float:
-        """Undefined."""
+        """Undefined: there is nothing to reach."""
         return math.nan
 
     def encoders(self) -> tuple[nn.Module, nn.Module]:
@@ -298,9 +330,9 @@ class Samples:
         return torch.empty(n, 0), torch.empty(n, 0)
 
     def truth(self, first: nn.Module, second: nn.Module) -> Truth:
-        """Undefined."""
-        nothing = torch.full((), math.nan, dtype=torch.float64)
-        return Truth(nothing, nothing)
+        """Between nothing and log n."""
+        nothing = torch.zeros((), dtype=torch.float64)
+        return Truth(nothing, nothing + math.log(self.rows))
 
 
 class _Sample(nn.Module):
@@ -431,8 +463,9 @@ FULL: tuple[Scenario, ...] = (
     Linear("Gaussian, wide", spectrum("decaying", 64, 32), dims=32, rows=1024),
     Linear("Student-t, 3 dof", spectrum("decaying", 12, 4), dims=4, dof=3.0),
     Linear("Student-t, 6 dof", spectrum("decaying", 24, 8), dims=8, rows=512, dof=6.0),
-    Nonlinear("bent, 4 of 8", (0.95, 0.9, 0.8, 0.6, 0.0, 0.0, 0.0, 0.0), dims=4),
-    Nonlinear("bent, 8 of 16", spectrum("decaying", 16, 8), dims=8, rows=512),
+    Nonlinear("bent", (0.95, 0.9, 0.8, 0.6), view_dims=8, dims=4),
+    Nonlinear("bent, wide", spectrum("decaying", 16, 8)[:8], view_dims=16, dims=8, rows=512),
+    Nonlinear("bent additive noise", (0.15, 0.3, 0.6), view_dims=6, dims=3, additive=True),
     Linear("Gaussian, removed, small", spectrum("decaying", 8, 4), dims=4, rows=128, direction="minimize"),
     Hidden("radii, removed", "radii", dims=2, view_dims=6),
     Samples("free samples", dims=4),
