@@ -35,6 +35,13 @@ def test_batches_and_progress(model, monkeypatch):
     assert seen == [(2, 6), (4, 6), (6, 6)]
 
 
+def test_constants_share_nothing(model):
+    value = matrix.mi_matrix(np.column_stack([ROWS[:, :2], np.ones(60)]), model=model).value
+    assert value[2].tolist()[:2] == [0, 0]
+    assert value.diagonal().isnan().all()
+    assert value[0, 1] != 0
+
+
 def test_one_column_has_no_pairs(model):
     assert matrix.mi_matrix(ROWS[:, :1], model=model).value.isnan().all()
 

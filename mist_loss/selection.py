@@ -1,0 +1,133 @@
+"""Feature selection with scikit-learn: ``mutual_info`` for SelectKBest, ``MISTEstimator``. Extra ``selection``."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mist_loss.estimate import estimate_mi
+from mist_loss.matrix import ROWS_AT_ONCE
+from mist_loss.model.network import MIST
+from mist_loss.validation import MIN_ROWS
+
+try:
+    from sklearn.base import BaseEstimator
+    from sklearn.preprocessing import OneHotEncoder
+    from sklearn.utils import Tags
+    from sklearn.utils.multiclass import type_of_target
+    from sklearn.utils.validation import check_X_y, validate_data
+except ImportError as error:
+    hint = f"feature selection needs scikit-learn 1.6 or newer ({error}): pip install 'mist-loss[selection]'"
+    raise ModuleNotFoundError(hint) from error
+
+
+def mutual_info(
+    X: ArrayLike, y: ArrayLike, discrete_target: bool | None = None, model: str | Path | MIST = "mist-base"
+) -> np.ndarray:
+    """Score every feature by what it alone says about the target: ``SelectKBest(mutual_info, k=10)``.
+
+    In the place of scikit-learn's ``mutual_info_classif`` and ``mutual_info_regression``; bind options with
+    ``functools.partial``.
+
+    Args:
+        X: (n, d) numbers, a row an observation.
+        y: (n,) or (n, q) target: numbers, or labels of any type.
+        discrete_target: whether y holds labels. None takes strings, booleans and whole numbers for labels; counts need
+            False.
+        model: as for ``estimate_mi``.
+
+    Returns:
+        (d,) I(x_j; y) in nats, not negative.
+
+    Raises:
+        ValueError: input that scikit-learn or ``estimate_mi`` refuses; a target that is the same in every row.
+    """
+    features, target = check_X_y(X, y, multi_output=True, ensure_min_samples=MIN_ROWS)
+    return _by_feature(np.asarray(features), encode_target(np.asarray(target), discrete_target), model)
+
+
+def encode_target(y: np.ndarray, discrete: bool | None) -> np.ndarray:
+    """A target (n,) or (n, q) as numbers (n, k): itself, or an indicator for each label but one; see ``mutual_info``.
+
+    The last indicator follows from the others. With it, as collinear columns, the estimate for two labels is halved.
+    """
+    table = y[:, None] if y.ndim == 1 else y
+    if (table == table[:1]).all():
+        raise ValueError(
+            f"expected a target that varies, got {table[0].tolist()} in every row: it shares no information"
+        )
+    if discrete is None:
+        discrete = table.dtype.kind not in "iuf" or not type_of_target(y).startswith("continuous")
+    if not discrete:
+        return table.astype(np.float64)
+    return OneHotEncoder(sparse_output=False, drop="first").fit_transform(table)
+
+
+def _by_feature(X: np.ndarray, target: np.ndarray, model: str | Path | MIST) -> np.ndarray:
+    """I(x_j; target) in nats of every column j, in batches."""
+    count = max(1, ROWS_AT_ONCE // len(X))
+    scores = []
+    for start in range(0, X.shape[1], count):
+        sets = np.ascontiguousarray(X[:, start : start + count].T, dtype=np.float64)[:, :, None]
+        repeated = np.broadcast_to(target.astype(np.float64), (len(sets), *target.shape))
+        scores.append(estimate_mi(sets, repeated, model=model).value.numpy())
+    return np.where((X == X[:1]).all(0), 0, np.concatenate(scores))  # a constant says nothing
+
+
+class MISTEstimator(BaseEstimator):
+    """The mutual information of features and a target, as an estimator of scikit-learn.
+
+    ``fit`` estimates on the given rows; nothing else is learned. With ``SelectFromModel(MISTEstimator())`` it selects
+    features by their own information.
+
+    Args:
+        level: probability of the interval, in (0, 1).
+        discrete_target: as for ``mutual_info``.
+        model: as for ``estimate_mi``.
+
+    Attributes:
+        mutual_information_: I(X; y) in nats, of all features together.
+        interval_: (low, high), its interval.
+        feature_importances_: (d,) I(x_j; y) in nats of every feature alone. They do not add up: features may say the
+            same twice, or say something only together.
+        n_features_in_, feature_names_in_: as everywhere in scikit-learn.
+    """
+
+    def __init__(
+        self, level: float = 0.9, discrete_target: bool | None = None, model: str | Path | MIST = "mist-base"
+    ) -> None:
+        self.level = level
+        self.discrete_target = discrete_target
+        self.model = model
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> "MISTEstimator":
+        """Estimate from paired rows X (n, d) and y (n,) or (n, q).
+
+        Raises:
+            ValueError: input that scikit-learn or ``estimate_mi`` refuses.
+        """
+        features, target = self._validated(X, y, reset=True)
+        estimate = estimate_mi(features, target, self.level, self.model)
+        self.mutual_information_ = estimate.value.item()
+        self.interval_ = (estimate.low.item(), estimate.high.item())
+        self.feature_importances_ = _by_feature(features, target, self.model)
+        return self
+
+    def score(self, X: ArrayLike, y: ArrayLike) -> float:
+        """I(X; y) in nats of the given rows, whatever was fitted.
+
+        Raises:
+            ValueError: input that scikit-learn or ``estimate_mi`` refuses.
+        """
+        features, target = self._validated(X, y, reset=False)
+        return estimate_mi(features, target, self.level, self.model).value.item()
+
+    def _validated(self, X: ArrayLike, y: ArrayLike, reset: bool) -> tuple[np.ndarray, np.ndarray]:
+        features, target = validate_data(self, X, y, multi_output=True, ensure_min_samples=MIN_ROWS, reset=reset)
+        return features.astype(np.float64), encode_target(target, self.discrete_target)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.target_tags.multi_output = True
+        return tags

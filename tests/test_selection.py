@@ -1,0 +1,76 @@
+"""Feature selection: scikit-learn's own checks, and features whose information is known."""
+
+import numpy as np
+import pytest
+
+selection = pytest.importorskip("mist_loss.selection", exc_type=ImportError)
+
+from sklearn.feature_selection import SelectFromModel, SelectKBest  # noqa: E402
+from sklearn.pipeline import make_pipeline  # noqa: E402
+from sklearn.preprocessing import StandardScaler  # noqa: E402
+from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
+
+
+@parametrize_with_checks([selection.MISTEstimator()])
+def test_what_scikit_learn_expects_of_an_estimator(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture
+def rows():
+    """600 rows: feature 1 and, more weakly, feature 3 of five say something about the target."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(600, 5))
+    return X, X[:, 1] + 0.5 * X[:, 3] + 0.5 * rng.normal(size=600)
+
+
+def test_select_k_best(rows):
+    X, y = rows
+    scores = selection.mutual_info(X, y)
+    assert scores.shape == (5,)
+    # correlations 1, 0.5 over sqrt(1.5), squared: 2/3 and 1/6
+    assert scores[[1, 3]] == pytest.approx([-0.5 * np.log(1 / 3), -0.5 * np.log(5 / 6)], abs=0.1)
+    assert scores[[0, 2, 4]].max() < 0.05
+    selector = make_pipeline(StandardScaler(), SelectKBest(selection.mutual_info, k=2)).fit(X, y)
+    assert selector[-1].get_support(indices=True).tolist() == [1, 3]
+    selector = SelectFromModel(selection.MISTEstimator(), threshold=0.3).fit(X, y)
+    assert selector.get_support(indices=True).tolist() == [1]
+
+
+def test_labels_of_any_type(rows):
+    X, y = rows
+    numbers = np.digitize(y, [-0.5, 0.5])
+    words = np.array(["low", "middle", "high"])[numbers]
+    expected = selection.mutual_info(X, numbers)
+    np.testing.assert_allclose(selection.mutual_info(X, words), expected, atol=0.05)  # another label is the first
+    assert expected.argmax() == 1
+    ordered = selection.mutual_info(X, numbers, discrete_target=False)
+    assert not np.allclose(ordered, expected, atol=1e-6)
+
+
+def test_constants(rows):
+    X, y = rows
+    X[:, 2] = 7
+    assert selection.mutual_info(X, y)[2] == 0
+    with pytest.raises(ValueError, match="expected a target that varies"):
+        selection.mutual_info(X, np.repeat("all", len(X)))
+
+
+def test_a_label_behind_a_known_gap():
+    rng = np.random.default_rng(1)
+    y = rng.integers(0, 2, 800)
+    X = np.column_stack([rng.normal(size=800), rng.normal(size=800) + 8 * y])
+    noise, certain = selection.mutual_info(X, y)
+    assert noise < 0.1
+    assert certain == pytest.approx(np.log(2), abs=0.1)
+
+
+def test_the_joint_estimate(rows):
+    X, y = rows
+    estimator = selection.MISTEstimator(level=0.9).fit(X, y)
+    truth = -0.5 * np.log(1 - 1.25 / 1.5)
+    assert estimator.mutual_information_ == pytest.approx(truth, abs=0.15)
+    low, high = estimator.interval_
+    assert low < estimator.mutual_information_ < high
+    assert estimator.score(X, y) == pytest.approx(estimator.mutual_information_)
+    assert estimator.score(X, y[::-1]) < 0.1
