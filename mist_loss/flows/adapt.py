@@ -1,0 +1,386 @@
+"""An estimator adapted to a modality: fine-tuned on problems whose sides look like the user's rows.
+
+MIST (arXiv 2511.18945) suggests it: mutual information does not change under invertible maps, so a normalizing flow
+carries the training problems into any modality. Part of every step replays the original mixture, so that nothing is
+forgotten. The weights hold nothing of the rows but what the training made of them; their header holds no row.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save, save_file
+from torch import Tensor
+
+from mist_loss import provenance
+from mist_loss.flows.marginals import FlowReport, Marginal, fit_marginal
+from mist_loss.flows.pushed import Pushed
+from mist_loss.meta.families import Problem
+from mist_loss.meta.mixtures import MIXTURES
+from mist_loss.model import quantiles
+from mist_loss.model.network import MIST
+from mist_loss.model.weights import find, save_weights, sha256
+from mist_loss.training.finetune import FinetuneConfig, finetune
+from mist_loss.training.stream import draw_seed, group, seeded
+
+HELD_OUT_SEED = -1  # of the problems that the gain is measured on; no run may use it
+HELD_OUT_GROUPS = 12
+LEVEL = 0.9
+
+
+class Accuracy(NamedTuple):
+    """On problems of known mutual information: mean absolute error in nats, and coverage of the 90% interval."""
+
+    error: float
+    coverage: float
+
+
+class Adaptation(NamedTuple):
+    """An adapted estimator.
+
+    model: a copy, in eval mode; flows: of x and of y, the same one twice where y was None; reports: side to how its
+    flow fits; before, after: accuracy of the parent and of the model on held-out problems; path: of the weights.
+    """
+
+    model: MIST
+    flows: tuple[Marginal, Marginal]
+    reports: dict[str, FlowReport]
+    before: Accuracy
+    after: Accuracy
+    path: Path | None
+
+
+def adapt(
+    model: str | Path | MIST,
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray | None = None,
+    output: Path | None = None,
+    width: int | None = None,
+    rows: tuple[int, int] = (64, 1024),
+    mixture: str = "broad",
+    replay: float = 0.5,
+    config: FinetuneConfig | None = None,
+    checkpoint_minutes: float = 1.0,
+    progress: bool = False,
+) -> Adaptation:
+    """Adapt a copy of an estimator to the kind of rows that x and y hold.
+
+    Rows need not be paired: only the marginal of each side is learned. The flow assumes that it is continuous.
+
+    Args:
+        model: a registered name, the path of a .safetensors file, or a ``MIST``; it is not changed.
+        x: (n, dx) rows of the modality, best some thousands.
+        y: (m, dy) rows of the other side, or None where both sides show the same kind.
+        output: folder for state, flows, weights and card; an interrupted run goes on. None keeps nothing.
+        width: principal directions of the flows, see ``fit_marginal``.
+        rows: inclusive range of the rows of the problems.
+        mixture: what the parent was trained on, and is replayed.
+        replay: share of the groups of a step that replay it, 0 to 1.
+        config: of the fine-tuning.
+        checkpoint_minutes: between two saves of the state.
+        progress: show bars.
+
+    Raises:
+        ValueError: data, model or settings that cannot be used, or an output folder that holds another run.
+        PoorFit: a flow does not fit; says what to do.
+        ModuleNotFoundError: the ``flows`` extra is not installed.
+    """
+    config = config or FinetuneConfig()
+    if mixture not in MIXTURES:
+        raise ValueError(f"expected mixture to be one of {sorted(MIXTURES)}, got {mixture!r}")
+    if not 0 <= replay <= 1:
+        raise ValueError(f"expected replay in 0 to 1, got {replay}")
+    if not 10 <= rows[0] <= rows[1]:
+        raise ValueError(f"expected rows as (low, high) with 10 <= low <= high, got {rows}")
+    parent = model if isinstance(model, MIST) else MIST.from_pretrained(model)
+    adapted = unfrozen_copy(parent)
+    device = adapted.vector_mean.device
+    sides = {"x": _rows("x", x, device)} | ({} if y is None else {"y": _rows("y", y, device)})
+    header: dict[str, Any] = {
+        "parent": parent_hash(model),
+        "width": width,
+        "rows": list(rows),
+        "mixture": mixture,
+        "replay": replay,
+    }
+    # of this run's folder only: a digest of rows does not go into the weights
+    fingerprint = header | {"data": {name: _digest(side) for name, side in sides.items()}}
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+    marginals, reports = _flows(sides, width, config.seed, output, fingerprint)
+    flows = (marginals["x"], marginals.get("y", marginals["x"]))
+    source = Source(*flows, rows, adapted.config.dims[1], mixture, round(replay * config.groups), config.seed)
+    held_out = source.held_out()
+    before = accuracy(adapted, held_out)
+    steps = finetune(
+        adapted,
+        source.draw,
+        config,
+        output and output / "state.safetensors",
+        fingerprint,
+        checkpoint_minutes,
+        progress=progress,
+    )
+    after = accuracy(adapted, held_out)
+    path = None
+    if output is not None:
+        origin = header | {
+            "method": "flow adaptation",
+            "finetune": dataclasses.asdict(config) | {"steps": steps},
+            "data": {name: {"rows": len(side), "dims": side.shape[1]} for name, side in sides.items()},
+            "flows": {name: report._asdict() for name, report in reports.items()},
+            "held_out_problems": {"before": before._asdict(), "after": after._asdict()},
+            "commit": provenance.commit(),
+            "torch": torch.__version__,
+        }
+        path = output / "weights.safetensors"
+        save_weights(adapted, path, origin)
+        _write(output / "card.md", card(origin))
+    return Adaptation(adapted, flows, reports, before, after, path)
+
+
+class Source:
+    """The problems of a run, as ``finetune`` draws them: the first groups of a step are replayed, the others pushed.
+
+    Args:
+        x: flow of the one side.
+        y: flow of the other side.
+        rows: inclusive range of the rows of pushed problems.
+        widest: most dimensions of a side.
+        mixture: name of what is replayed.
+        replayed: how many groups of a step.
+        seed: of the run.
+    """
+
+    def __init__(
+        self, x: Marginal, y: Marginal, rows: tuple[int, int], widest: int, mixture: str, replayed: int, seed: int
+    ):
+        self.device = x.center.device
+        with seeded(draw_seed(seed, 0, 1, 0), self.device):
+            self.pushed = Pushed(x, y, rows, widest)
+        self.mixture, self.replayed, self.seed = MIXTURES[mixture], replayed, seed
+
+    def draw(self, step: int, index: int) -> Problem:
+        """One group of problems, from torch's global generator or the stream of the mixture."""
+        if index < self.replayed:
+            return group(self.mixture, self.seed, step, 0, index, self.device)
+        return self.pushed.group()
+
+    def held_out(self, groups: int = HELD_OUT_GROUPS) -> list[Problem]:
+        """Pushed problems that no run trains on."""
+        found = []
+        for i in range(groups):
+            with seeded(draw_seed(HELD_OUT_SEED, i, 0, 0), self.device), torch.no_grad():
+                found.append(self.pushed.group())
+        return found
+
+
+@torch.no_grad()
+def accuracy(model: MIST, problems: list[Problem]) -> Accuracy:
+    """Error and coverage over all sets of some groups of problems."""
+    errors, inside = [], []
+    for x, y, mi in problems:
+        knots = model(x, y)
+        errors.append((quantiles.mean(knots).clamp_min(0) - mi).abs())
+        low, high = (quantiles.quantile(knots, (1 + sign * LEVEL) / 2) for sign in (-1, 1))
+        inside.append((low <= mi) & (mi <= high))
+    return Accuracy(torch.cat(errors).mean().item(), torch.cat(inside).float().mean().item())
+
+
+def unfrozen_copy(model: MIST) -> MIST:
+    """A trainable copy, also of the frozen model of a criterion, whose weights are buffers of the same names."""
+    with torch.random.fork_rng(devices=[]):  # building a network must not move the user's random numbers
+        copy = MIST(model.config)
+    copy.load_state_dict(model.state_dict())
+    return copy.to(model.vector_mean.device).eval()
+
+
+def parent_hash(model: str | Path | MIST) -> str:
+    """sha256 of the parent's file, or of the safetensors bytes of a model that came from none."""
+    if isinstance(model, MIST):
+        tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+        return hashlib.sha256(save(tensors)).hexdigest()
+    return sha256(find(model))
+
+
+def refresh(model: MIST, x: Tensor, y: Tensor, seconds: float = 30.0, seed: int = 0) -> dict[str, FlowReport]:
+    """Adapt an estimator in place to present codes, in a bounded time; what ``MISTCriterion.refresh`` runs.
+
+    A third of the time fits the flows, the rest fine-tunes. Where a flow does not fit, the model is left as it is.
+
+    Args:
+        model: whose weights are replaced, frozen or not.
+        x: (n, dx) codes, at least 100; detached here.
+        y: (n, dy).
+        seconds: about how long it may take.
+        seed: of flows and problems; another one each time shows other problems.
+
+    Raises:
+        ValueError: codes that no flow can be fitted to.
+        PoorFit: a flow does not fit.
+    """
+    began = time.monotonic()
+    device = model.vector_mean.device
+    marginals, reports = {}, {}
+    for name, side in (("x", x), ("y", y)):
+        rows = _rows(name, side, device)
+        marginals[name], reports[name] = fit_marginal(rows, name=name, layers=4, seconds=seconds / 6, seed=seed)
+    most = max(128, min(1024, len(x)))
+    config = FinetuneConfig(steps=200, groups=2, lr=2e-4, warmup=5, average=0.9, seed=seed)
+    source = Source(marginals["x"], marginals["y"], (64, most), model.config.dims[1], "broad", 1, seed)
+    adapted = unfrozen_copy(model)
+    finetune(adapted, source.draw, config, seconds=seconds - (time.monotonic() - began))
+    model.load_state_dict(adapted.state_dict())
+    return reports
+
+
+def _rows(name: str, side: Tensor | np.ndarray, device: torch.device) -> Tensor:
+    rows = torch.as_tensor(side).detach()
+    if rows.ndim != 2 or not rows.is_floating_point():
+        raise ValueError(f"expected {name} of shape (n, d), floating point, got {tuple(rows.shape)}, {rows.dtype}")
+    return rows.to(device, torch.float64)
+
+
+def _digest(rows: Tensor) -> str:
+    return hashlib.sha256(rows.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def _flows(
+    sides: dict[str, Tensor], width: int | None, seed: int, output: Path | None, fingerprint: dict
+) -> tuple[dict[str, Marginal], dict[str, FlowReport]]:
+    """Fit the flow of each side, or read what an interrupted run fitted."""
+    path = output and output / "flows.safetensors"
+    header = {"run": json.dumps(fingerprint | {"seed": seed})}
+    if path and path.exists():
+        with safe_open(path, framework="pt") as file:
+            saved = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        if saved.get("run") != header["run"]:
+            raise ValueError(
+                f"{output} holds another run: use the same data and settings to go on, or another folder to start anew"
+            )
+        marginals, reports = {}, {}
+        for name, rows in sides.items():
+            marginal = Marginal(**json.loads(saved[f"{name}.settings"])).double()
+            prefix = f"{name}."
+            marginal.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+            marginals[name] = marginal.to(rows.device).requires_grad_(False).eval()
+            reports[name] = FlowReport(**json.loads(saved[f"{name}.report"]))
+        return marginals, reports
+    fitted = {name: fit_marginal(rows, width, name, seed=seed) for name, rows in sides.items()}
+    if path:
+        tensors = {}
+        for name, (marginal, report) in fitted.items():
+            tensors |= {f"{name}.{key}": value.cpu().contiguous() for key, value in marginal.state_dict().items()}
+            header |= {
+                f"{name}.settings": json.dumps(marginal.settings),
+                f"{name}.report": json.dumps(report._asdict()),
+            }
+        temporary = path.with_name(path.name + ".tmp")
+        save_file(tensors, temporary, header)
+        os.replace(temporary, path)
+    return {name: pair[0] for name, pair in fitted.items()}, {name: pair[1] for name, pair in fitted.items()}
+
+
+def card(origin: dict) -> str:
+    """A model card, Markdown, from the provenance of adapted weights."""
+    flows = "\n".join(
+        f"| {name} | {f['rows']} x {f['dims']} | {f['width']} | {f['explained']:.1%} | {f['log_likelihood']:.2f} "
+        f"| {f['gaussian']:.2f} | {f['auc']:.2f} | {f['auc_gaussian']:.2f} |"
+        for name, f in origin["flows"].items()
+    )
+    before, after = (origin["held_out_problems"][key] for key in ("before", "after"))
+    tune = origin["finetune"]
+    return f"""# Adapted weights
+
+An estimator of mutual information, in nats, fine-tuned on problems whose sides look like some rows of a modality.
+
+- Parent: sha256 `{origin["parent"]}`.
+- Training: {tune["steps"]} steps of {tune["groups"]} groups, a share of {origin["replay"]:g} replayed from the
+  mixture `{origin["mixture"]}`, the others pushed through the flows below; {origin["rows"][0]} to
+  {origin["rows"][1]} rows; seed {tune["seed"]}; commit {origin["commit"]}, torch {origin["torch"]}.
+- Data: none is in this file. The header holds the shapes of the rows and how the flows fit.
+
+| side | rows x features | width | variance held | log-likelihood | of a Gaussian | AUC | of a Gaussian |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+{flows}
+
+Log-likelihood: nats a row, held-out, whitened. AUC: of a classifier between held-out rows and rows of the flow (0.5:
+alike).
+
+On held-out pushed problems:
+
+| | mean absolute error (nats) | coverage of the 90% interval |
+| --- | --- | --- |
+| parent | {before["error"]:.3f} | {before["coverage"]:.0%} |
+| adapted | {after["error"]:.3f} | {after["coverage"]:.0%} |
+
+Intended use: rows of the same kind, in the same coordinates (where the width is smaller than the number of features:
+their principal coordinates). What the problems cannot show: dependence of a kind that none of them has.
+"""
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``mist-loss adapt``."""
+    defaults = FinetuneConfig()
+    parser.add_argument("file", type=Path, metavar="FILE", help=".csv with a header, .npy, .npz or .parquet; rows of x")
+    columns = "columns, by comma: names, array names (NPZ), positions (NPY), or a range FIRST:END"
+    parser.add_argument("--x", required=True, metavar="COLS", help=columns)
+    parser.add_argument("--y", metavar="COLS", help="likewise; left out where both sides show the same kind")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the run; an interrupted run goes on")
+    parser.add_argument("--model", default="mist-base", help="parent: name or .safetensors file (default mist-base)")
+    parser.add_argument("--width", type=int, help="principal directions (default: as many as the rows allow)")
+    parser.add_argument(
+        "--rows", type=int, nargs=2, default=(64, 1024), metavar=("LOW", "HIGH"), help="of the problems"
+    )
+    parser.add_argument("--mixture", default="broad", help="what the parent was trained on (default broad)")
+    parser.add_argument("--replay", type=float, default=0.5, help="share of it in every step (default 0.5)")
+    for name in ("steps", "groups", "lr", "seed"):
+        value = getattr(defaults, name)
+        parser.add_argument(f"--{name}", type=type(value), default=value, help=f"default {value}")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run ``mist-loss adapt``."""
+    from mist_loss.tables import read_columns
+
+    x, *rest = read_columns(args.file, args.x, *([args.y] if args.y else []))
+    config = FinetuneConfig(steps=args.steps, groups=args.groups, lr=args.lr, seed=args.seed)
+    result = adapt(
+        args.model,
+        x,
+        rest[0] if rest else None,
+        args.output,
+        args.width,
+        tuple(args.rows),
+        args.mixture,
+        args.replay,
+        config,
+        progress=True,
+    )
+    for name, report in result.reports.items():
+        gain = report.log_likelihood - report.gaussian
+        print(
+            f"flow of {name}: {report.width} of {report.dims} dimensions, {gain:+.2f} nats a row against a Gaussian, "
+            f"AUC {report.auc:.2f} (0.5: alike)"
+        )
+    print(
+        f"held-out problems: error {result.before.error:.3f} -> {result.after.error:.3f} nats, "
+        f"90% intervals cover {result.before.coverage:.0%} -> {result.after.coverage:.0%}"
+    )
+    print(json.dumps({"weights": str(result.path)}))
+    return 0

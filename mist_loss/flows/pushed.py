@@ -1,0 +1,258 @@
+"""Problems of known mutual information whose sides look like the data.
+
+Rows u and v are drawn with standard normal marginals and a known mutual information, and each is mapped by the flow of
+its side, which leaves the mutual information as it is. The dependence is that of a Gaussian of random canonical
+structure, of a Student-t, of pairs of random sign, or of cells: a label that is a function of u is sent through a noisy
+channel, and v falls into the cell that arrives. Cells are slabs of the normal space, or clusters of the mapped rows.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mist_loss.flows.marginals import Marginal
+from mist_loss.meta import discrete, families, maps
+from mist_loss.meta.families import Problem
+from mist_loss.meta.mixtures import uniform
+from mist_loss.training.stream import ROW_BUDGET
+
+GRID = 4096  # points of the tables of radii
+POOL = 8192  # mapped rows of a side that clusters are found in, and drawn from
+CLUSTERS = 24
+MOST_BLOCKS = 4
+LARGEST = 32  # sets of a group
+
+
+def normal_radius(rows: Tensor, dof: Tensor) -> Tensor:
+    """Turn standard Student-t rows into standard normal ones, by an invertible map of their length.
+
+    A spherical Student-t keeps its direction; the square of its length, d times an F variable of d and ``dof`` degrees
+    of freedom, goes to the chi-square variable of the same rank. For one feature this is the Student-t copula.
+
+    Args:
+        rows: (b, n, d) of identity dispersion.
+        dof: (b,) degrees of freedom.
+
+    Returns:
+        (b, n, d) whose rows are standard normal.
+    """
+    d = rows.shape[2]
+    nu = dof.double()[:, None]
+    log_square = rows.double().square().sum(2).clamp_min(1e-300).log()
+    # from so far below that the lower tail is empty, to the largest length that ``student_scale`` can give
+    grid = torch.linspace(-80 / d - 5, 90, GRID, dtype=torch.float64, device=rows.device)
+    log_t = d / 2 * grid - (nu + d) / 2 * torch.log1p(torch.exp(grid - nu.log()))
+    log_chi = (d / 2 * grid - torch.exp(grid.clamp_max(20)) / 2)[None]
+    below_t, below_chi = (_cumulative(log) for log in (log_t, log_chi))
+    above_t, above_chi = (_cumulative(log.flip(1)).flip(1) for log in (log_t, log_chi))
+    # ranks from the nearer end, or the far tail would be rounded away
+    rank = _interpolate(log_square, grid.expand_as(below_t), (below_t.log() - above_t.log()).clamp(-700, 700))
+    # rising strictly, so that it can be read backwards
+    ranks = (below_chi.log() - above_chi.log()).clamp(-700, 700)
+    ranks = ranks + 1e-9 * torch.arange(GRID, device=rows.device, dtype=torch.float64)
+    new = _interpolate(rank, ranks.expand_as(below_t).contiguous(), grid.expand_as(below_t))
+    return rows * torch.exp((new - log_square) / 2)[..., None].to(rows.dtype)
+
+
+def _cumulative(log_density: Tensor) -> Tensor:
+    """Distribution function on an even grid, by the trapezoidal rule: (b, g) unnormalised log-densities -> (b, g)."""
+    density = torch.exp(log_density - log_density.amax(1, keepdim=True))
+    total = torch.cumsum((density[:, 1:] + density[:, :-1]) / 2, dim=1)
+    return torch.cat([total[:, :1] * 0, total], dim=1).div(total[:, -1:]).clamp_min(1e-300)
+
+
+def _interpolate(at: Tensor, known: Tensor, values: Tensor) -> Tensor:
+    """Piecewise linear: at (b, n), known (b, g) increasing, values (b, g) -> (b, n); constant beyond the ends."""
+    upper = torch.searchsorted(known.contiguous(), at.contiguous()).clamp(1, known.shape[1] - 1)
+    start, end = known.gather(1, upper - 1), known.gather(1, upper)
+    share = ((at - start) / (end - start).clamp_min(1e-300)).clamp(0, 1)
+    low, high = values.expand_as(known).gather(1, upper - 1), values.expand_as(known).gather(1, upper)
+    return low + share * (high - low)
+
+
+def random_correlations(b: int, m: int, device: torch.device) -> Tensor:
+    """(b, m) canonical correlations: up to six nats, split at random over one to m pairs; a tenth has no dependence."""
+    nats = 6 * torch.rand(b, 1, device=device) ** 1.5 * (torch.rand(b, 1, device=device) < 0.9)
+    number = torch.randint(1, m + 1, (b, 1), device=device)
+    active = torch.arange(m, device=device) < number
+    parts = torch.rand(b, m, device=device).log().neg() * active  # exponential, so that the shares are Dirichlet
+    share = parts / parts.sum(1, keepdim=True)
+    return (-torch.expm1(-2 * nats * share)).sqrt().clamp_max(0.999)
+
+
+def gaussian(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
+    """Gaussian pairs of random canonical correlations."""
+    return families.canonical_normal(random_correlations(b, min(dx, dy), device), n, dx, dy)
+
+
+def student(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
+    """The same with a common random scale, each side then brought back to normal rows by a map of its length."""
+    dof = uniform(b, 1, 10, device)
+    x, y, mi = families.with_student_scale(gaussian(b, n, dx, dy, device), dof)
+    return Problem(normal_radius(x, dof), normal_radius(y, dof), mi)
+
+
+def signed(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
+    """Gaussian pairs some of which have the opposite sign."""
+    rho = random_correlations(b, min(dx, dy), device).clamp_max(0.95)
+    return families.signed_normal(rho, 0.25 * torch.rand(b, device=device), n, dx, dy)
+
+
+def slabs(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
+    """Some coordinates are cut into slabs of equal probability whose number goes through a symmetric channel.
+
+    The slab is a function of the row, so that k coordinates share k (log m - h) nats: the capacity of the channel.
+    """
+    m = min(dx, dy)
+    cells = int(torch.randint(2, 7, ())) if torch.rand(()) < 0.5 else 2
+    active = torch.arange(m, device=device) < torch.randint(1, min(m, 8) + 1, (b, 1), device=device)
+    flip = _flip(b, cells, device)
+    u, v = torch.rand(b, n, dx, device=device), torch.rand(b, n, dy, device=device)
+    sent = (u[..., :m] * cells).floor().clamp_max(cells - 1)
+    wrong = torch.rand(b, n, m, device=device) < flip[:, None, None]
+    received = (sent + wrong * torch.randint(1, cells, (b, n, m), device=device)) % cells
+    v[..., :m] = torch.where(active[:, None], (received + v[..., :m]) / cells, v[..., :m])
+    uniform_prior = torch.full((b, cells), 1 / cells, device=device)
+    nats = discrete.label_mi(discrete.symmetric_channel(uniform_prior, flip)) * active.sum(1)
+    x, y = (torch.special.ndtri(t.clamp(1e-7, 1 - 1e-7)) for t in (u, v))
+    return Problem(x, y, nats.clamp_min(0).float())
+
+
+def _flip(b: int, cells: int, device: torch.device) -> Tensor:
+    """(b,) flip rates up to that at which nothing gets through, low ones more often; a fifth of channels is clean."""
+    rate = torch.rand(b, device=device) ** 1.5 * (torch.rand(b, device=device) < 0.8)
+    return (cells - 1) / cells * rate
+
+
+NORMAL: dict[str, tuple[float, Callable[[int, int, int, int, torch.device], Problem]]] = {
+    "gaussian": (4, gaussian),
+    "student": (2, student),
+    "signed": (1, signed),
+    "slabs": (3, slabs),
+}
+
+
+def rotated(problem: Problem) -> Problem:
+    """Turn each side at random, so that dependence is along no coordinate of the flow; normal rows stay normal."""
+    x, y, mi = problem
+    x, y = (t @ maps.random_rotation(len(mi), t.shape[2], t.device) for t in (x, y))
+    return Problem(x, y, mi)
+
+
+class Pool(NamedTuple):
+    """Mapped rows (p, d) of one side and the cluster of each (p,), clusters numbered by size."""
+
+    rows: Tensor
+    clusters: Tensor
+
+
+def cluster(rows: Tensor, count: int, rounds: int = 15) -> Pool:
+    """Find clusters by Lloyd's algorithm on standardised rows (p, d), starting from random rows.
+
+    A cluster is a function of the row, which is all that is asked of it.
+    """
+    standard = (rows - rows.mean(0)) / rows.std(0).clamp_min(1e-12)
+    centres = standard[torch.randperm(len(rows))[:count].to(rows.device)]
+    for _ in range(rounds):
+        member = torch.nn.functional.one_hot(torch.cdist(standard, centres).argmin(1), len(centres)).to(rows)
+        size = member.sum(0)[:, None]
+        centres = torch.where(size > 0, member.T @ standard / size.clamp_min(1), centres)
+    labels = torch.cdist(standard, centres).argmin(1)
+    order = labels.bincount(minlength=len(centres)).argsort(descending=True)
+    return Pool(rows, order.argsort()[labels])
+
+
+class Pushed:
+    """Draws problems whose x and y look like the data that two flows were fitted to.
+
+    Args:
+        x: flow of the one side.
+        y: flow of the other side; it may be the same.
+        rows: inclusive range of the rows of a set, drawn on a log scale.
+        widest: most dimensions of a side; several independent problems stand side by side where there is room.
+
+    The rows that clusters are found in are drawn from torch's global generator, here and once.
+    """
+
+    def __init__(self, x: Marginal, y: Marginal, rows: tuple[int, int] = (64, 1024), widest: int = 64):
+        self.x, self.y, self.rows = x, y, rows
+        self.most_blocks = max(1, min(MOST_BLOCKS, widest // max(x.dims, y.dims)))
+        self.device = x.center.device
+        pool = self._pool(x)
+        self.pools = (pool, pool if x is y else self._pool(y))
+
+    def _pool(self, side: Marginal) -> Pool:
+        rows = self._push(side, torch.randn(POOL, side.width, device=self.device))
+        return cluster(rows, CLUSTERS)
+
+    @staticmethod
+    def _push(side: Marginal, normal: Tensor) -> Tensor:
+        return side.generate(normal).float()
+
+    def normal(self, b: int, n: int) -> Problem:
+        """b sets of n rows with standard normal marginals: what is mapped."""
+        names = list(NORMAL)
+        weights = torch.tensor([float(NORMAL[name][0]) for name in names])
+        family = NORMAL[names[int(torch.multinomial(weights, 1))]][1]
+        return rotated(family(b, n, self.x.width, self.y.width, self.device))
+
+    def clustered(self, b: int, n: int) -> Problem:
+        """b sets of n mapped rows whose clusters, or groups of clusters, went through a symmetric channel."""
+        groups = int(torch.randint(2, 6, ())) if torch.rand(()) < 0.5 else 2
+        prior = torch.rand(b, groups, device=self.device) + 0.2
+        prior = prior / prior.sum(1, keepdim=True) if torch.rand(()) < 0.5 else torch.full_like(prior, 1 / groups)
+        joint = discrete.symmetric_channel(prior, _flip(b, groups, self.device))
+        cells = torch.multinomial(joint.flatten(1), n, replacement=True)
+        found: list[list[Tensor]] = [[], []]
+        for i in range(b):
+            grouping = _grouping(self.pools[0], groups)
+            for side, pool, labels in zip(found, self.pools, (cells[i] // groups, cells[i] % groups), strict=True):
+                if pool is not self.pools[0]:  # one flow for both sides: a label names the same clusters on both
+                    grouping = _grouping(pool, groups)
+                side.append(pool.rows[_pick(pool, grouping, labels)])
+        return Problem(torch.stack(found[0]), torch.stack(found[1]), discrete.label_mi(joint).clamp_min(0).float())
+
+    def block(self, b: int, n: int) -> Problem:
+        """b sets of n rows of one kind of dependence, mapped."""
+        if torch.rand(()) < 0.3:
+            return self.clustered(b, n)
+        u, v, mi = self.normal(b, n)
+        return Problem(self._push(self.x, u), self._push(self.y, v), mi)
+
+    def batch(self, b: int, n: int, blocks: int = 1) -> Problem:
+        """b sets of n rows; each holds ``blocks`` independent problems side by side, whose nats add up."""
+        parts = [self.block(b, n) for _ in range(blocks)]
+        x, y, mi = zip(*parts, strict=True)
+        return Problem(torch.cat(x, dim=2), torch.cat(y, dim=2), torch.stack(mi).sum(0))
+
+    def group(self) -> Problem:
+        """Sets of one random shape, from torch's global generator; about as many rows as in a group of pretraining."""
+        low, high = (math.log(r) for r in self.rows)
+        n = round(math.exp(low + (high - low) * float(torch.rand(()))))
+        blocks = 1 if torch.rand(()) < 0.5 else int(torch.randint(1, self.most_blocks + 1, ()))
+        sets = max(4, min(LARGEST, ROW_BUDGET // n))
+        halves = [self.batch(sets // 2, n, blocks) for _ in range(2)]  # two kinds of dependence
+        return Problem(*(torch.cat(t) for t in zip(*halves, strict=True)))
+
+
+def _grouping(pool: Pool, groups: int) -> Tensor:
+    """(clusters,) a random group of each cluster, or -1 for clusters left out; no group is empty."""
+    count = int(pool.clusters.max()) + 1
+    used = int(torch.randint(groups, count + 1, ()))
+    assigned = torch.cat(
+        [torch.arange(groups), torch.randint(groups, (used - groups,)), torch.full((count - used,), -1)]
+    )
+    return assigned[torch.randperm(count)].to(pool.clusters.device)
+
+
+def _pick(pool: Pool, grouping: Tensor, labels: Tensor) -> Tensor:
+    """Indices (n,) of random rows of the pool, each of the group that its label names."""
+    group = grouping[pool.clusters]
+    order = group.argsort()
+    size = torch.bincount(group[group >= 0], minlength=int(grouping.max()) + 1)
+    start = (group < 0).sum() + size.cumsum(0) - size
+    chosen = (torch.rand(len(labels), device=labels.device) * size[labels]).long().clamp_max(size[labels] - 1)
+    return order[start[labels] + chosen]

@@ -1,0 +1,131 @@
+"""Fine-tuning a copy of an estimator on problems of any source: resumable at any step, in a given time."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+from mist_loss.meta.families import Problem
+from mist_loss.model.network import MIST
+from mist_loss.training import state
+from mist_loss.training.losses import relative_loss
+from mist_loss.training.pretrain import PretrainConfig, exponential_average, learning_rate
+from mist_loss.training.stream import draw_seed, seeded
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """What determines the weights, besides the problems; the fields mean what they mean in ``PretrainConfig``."""
+
+    steps: int = 160
+    groups: int = 4
+    lr: float = 4e-4
+    warmup: int = 10
+    weight_decay: float = 1e-3
+    clip: float = 1.0
+    average: float = 0.95
+    precision: str = "no"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.schedule()  # refuses what cannot be
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"expected a positive lr, got {self.lr}")
+
+    def schedule(self) -> PretrainConfig:
+        """The settings that pretraining has as well."""
+        return PretrainConfig(**dataclasses.asdict(self))
+
+
+def finetune(
+    model: MIST,
+    draw: Callable[[int, int], Problem],
+    config: FinetuneConfig,
+    state_path: Path | None = None,
+    header: dict | None = None,
+    checkpoint_minutes: float = 1.0,
+    seconds: float = math.inf,
+    progress: bool = False,
+) -> int:
+    """Train ``model`` in place, or go on where an interrupted run stopped, and leave it averaged and in eval mode.
+
+    Args:
+        model: whose parameters are trained.
+        draw: step and index to a group of problems, from torch's global generator, which is seeded by both.
+        config: how it is trained.
+        state_path: of the state to resume from, a safetensors file; None keeps no state.
+        header: what makes the run, JSON: a state with another header is not gone on with.
+        checkpoint_minutes: between two saves of the state.
+        seconds: after which training ends; the step size falls towards that moment if it comes before the last step.
+        progress: show a bar.
+
+    Returns:
+        Steps taken, those of the interrupted run included.
+
+    Raises:
+        ValueError: the state is that of another run.
+    """
+    device = model.vector_mean.device
+    header = (header or {}) | {"finetune": dataclasses.asdict(config)}
+    average = AveragedModel(model, avg_fn=exponential_average(config.average))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98))
+    start = 0
+    if state_path is not None and state_path.exists():
+        saved = state.read_header(state_path)
+        differing = sorted(key for key in header if saved.get(key) != header[key])
+        if differing:
+            raise ValueError(
+                f"{state_path.parent} holds another run (its {', '.join(differing)} differ): "
+                "use the same data and settings to go on, or another folder to start afresh"
+            )
+        state.load(state_path, model, average, optimizer)
+        start = saved["step"]
+
+    schedule = config.schedule()
+    began = saved_at = time.monotonic()
+    done = start
+    with _bar(config.steps, start, progress) as bar, torch.enable_grad():
+        for step in range(start, config.steps):
+            spent = (time.monotonic() - began) / seconds
+            if spent >= 1:
+                break
+            for settings in optimizer.param_groups:  # a short time shortens the schedule
+                settings["lr"] = learning_rate(schedule, max(step, int(spent * config.steps)))
+            model.train()
+            total = 0.0
+            for index in range(config.groups):
+                with seeded(draw_seed(config.seed, step, 0, index), device), torch.no_grad():
+                    x, y, mi = draw(step, index)
+                with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                    knots = model(x, y)
+                loss = relative_loss(knots.float(), mi).mean() / config.groups
+                loss.backward()
+                total += loss.item()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            average.update_parameters(model)
+            done = step + 1
+            bar.update()
+            bar.set_postfix(loss=f"{total:.4f}", refresh=False)
+            due = done == config.steps or time.monotonic() - saved_at > 60 * checkpoint_minutes
+            if state_path is not None and due:
+                state.save(state_path, model, average, optimizer, header | {"step": done}, {})
+                saved_at = time.monotonic()
+    if done:
+        model.load_state_dict(average.module.state_dict())
+    model.eval()
+    return done
+
+
+def _bar(steps: int, start: int, progress: bool):
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError('fine-tuning needs tqdm: pip install "mist-loss[flows]"') from error
+    return tqdm(total=steps, initial=start, disable=not progress, unit="step", mininterval=5)
