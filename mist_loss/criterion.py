@@ -195,6 +195,29 @@ class MISTCriterion(nn.Module):
         in_range = rows >= config.rows[0] and all(config.dims[0] <= d <= config.dims[1] for d in dims)
         return Last(value, low, high, rows, dims, in_range)
 
+    def refresh(self, x: Tensor, y: Tensor, seconds: float = 30.0, seed: int = 0) -> dict:
+        """Adapt the estimator, in place, to the codes that an encoder gives at present (needs the ``flows`` extra).
+
+        To be called every few hundred steps, with the codes of several batches and another seed each time. An optimiser
+        that trains the unfrozen weights keeps its moments.
+
+        Args:
+            x: (n, dx) codes, at least 100 rows; better some thousands. Detached here.
+            y: (m, dy).
+            seconds: about how long it may take.
+            seed: of what is drawn.
+
+        Returns:
+            "x" and "y" to how well their flows fit, see ``mist_loss.flows.marginals.FlowReport``.
+
+        Raises:
+            ValueError: codes that no flow fits; the estimator is then as it was.
+            ModuleNotFoundError: the extra is not installed.
+        """
+        from mist_loss.flows.adapt import refresh
+
+        return refresh(self.model, x, y, seconds, seed)
+
     def extra_repr(self) -> str:
         """Options, for printing."""
         names = ("objective", "quantile", "frozen", "projection", "components", "gather")
