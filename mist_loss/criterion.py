@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mist_loss.collapse import way_out
 from mist_loss.distributed import gather_rows
 from mist_loss.estimate import PROJECTIONS, interval, predict, projection_note
 from mist_loss.model import quantiles
@@ -50,6 +51,15 @@ class MISTCriterion(nn.Module):
 
     NaN or infinite input is a ValueError on the CPU. On other devices, and in compiled code, looking would stall or
     break the graph: there the loss and its gradient become NaN.
+
+    Codes may collapse: constant, duplicated or collinear features give finite values and gradients, and when maximising
+    the gradient leads constant ones back to life, see ``mist_loss.collapse``.
+
+    Accumulating gradients over k small batches averages k estimates of few rows each; that is not the estimate of all
+    their rows, which leans on the prior less. Prefer larger batches, ``QueuedCriterion``, or ``gather=True`` on several
+    processes, and divide the loss by k where you do accumulate. In a ``DistributedDataParallel`` module a frozen
+    criterion is 184 buffers (3.5 MB) that the first rank sends to all in every forward pass: keep the criterion outside
+    of it, or give it ``broadcast_buffers=False``.
 
     Gradients reach the input through correlations only and hold the canonical rotation constant, so they are not the
     exact derivative of the number: see ``mist_loss.model.network.steady``.
@@ -170,7 +180,8 @@ class MISTCriterion(nn.Module):
                 knots = knots * poison
             self.last = self._describe(knots.detach(), x.shape[1], dims, single)
             nats = quantiles.mean(knots) if self.quantile is None else quantiles.quantile(knots, self.quantile)
-            return SIGNS[self.objective] * nats.mean()
+            loss = SIGNS[self.objective] * nats.mean()
+            return loss + way_out(x, y) if self.objective == "maximize" else loss
 
     def _predict(self, x: Tensor, y: Tensor) -> Tensor:
         projection = self.projection

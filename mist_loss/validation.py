@@ -21,8 +21,8 @@ def paired_sets(x: Tensor, y: Tensor, min_rows: int = MIN_ROWS) -> tuple[Tensor,
         x, y, and whether they came as one set.
 
     Raises:
-        ValueError: no tensor, an integer, boolean or complex dtype, wrong rank, an empty sample, different numbers of
-            rows or of sets, fewer than min_rows rows, different devices.
+        ValueError: no dense tensor, an integer, boolean or complex dtype, wrong rank, an empty sample, different
+            numbers of rows or of sets, fewer than min_rows rows, different devices.
     """
     for name, sample in (("x", x), ("y", y)):
         _check_sample(name, sample)
@@ -59,6 +59,8 @@ def _check_sample(name: str, sample: Tensor) -> None:
             f"expected {name} in float16, bfloat16, float32 or float64, got {sample.dtype}: convert integers and "
             f"booleans with {name}.float(), split complex numbers with torch.view_as_real"
         )
+    if sample.layout != torch.strided or sample.is_nested:
+        raise ValueError(f"expected {name} as a dense tensor, got {sample.layout}: convert it with {name}.to_dense()")
     if sample.ndim not in (2, 3):
         raise ValueError(
             f"expected {name} of shape (n, d), or (b, n, d) for b sets, got {tuple(sample.shape)}: "
