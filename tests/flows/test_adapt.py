@@ -1,0 +1,185 @@
+"""Adapting: nothing but a copy changes, runs go on where they stopped, and the file says where it comes from."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+pytest.importorskip("normflows")
+from mist_loss import MISTCriterion
+from mist_loss.cli import main
+from mist_loss.flows import adapt as module
+from mist_loss.flows.adapt import Source, adapt, parent_hash, unfrozen_copy
+from mist_loss.flows.marginals import PoorFit, fit_marginal
+from mist_loss.meta.mixtures import MIXTURES
+from mist_loss.model.network import MIST
+from mist_loss.model.weights import read_header, save_weights, sha256
+from mist_loss.training.finetune import FinetuneConfig
+from mist_loss.training.stream import group
+
+FAST = {"rows": (16, 24), "replay": 0.0, "mixture": "paper", "checkpoint_minutes": 0.0}
+CONFIG = FinetuneConfig(steps=5, groups=2, warmup=2)
+
+
+@pytest.fixture(autouse=True)
+def quick_flows(monkeypatch):
+    monkeypatch.setattr(module, "fit_marginal", functools.partial(fit_marginal, epochs=2))
+    monkeypatch.setattr(module.Source.held_out, "__defaults__", (1,))
+    monkeypatch.setattr("mist_loss.flows.pushed.POOL", 512)
+
+
+@pytest.fixture
+def x():
+    return torch.randn(150, 2) @ torch.tensor([[1.0, 0.5], [0.0, 2.0]])
+
+
+def same(first, second):
+    assert first.keys() == second.keys()
+    for key in first:
+        torch.testing.assert_close(first[key], second[key], atol=0, rtol=0)
+
+
+def test_a_copy_is_adapted_and_saved_with_its_origin(model, x, tmp_path):
+    parent = tmp_path / "parent.safetensors"
+    save_weights(model, parent, {})
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    result = adapt(parent, x, x[:, :1], tmp_path / "run", config=CONFIG, **FAST)
+    same(model.state_dict(), before)
+    assert any(not torch.equal(value, before[key]) for key, value in result.model.state_dict().items())
+    same(MIST.from_pretrained(result.path).state_dict(), result.model.state_dict())
+    header = read_header(result.path)
+    origin = header["provenance"]
+    assert header["config"]["dims"] == list(model.config.dims)
+    assert origin["parent"] == sha256(parent)
+    assert origin["data"] == {"x": {"rows": 150, "dims": 2}, "y": {"rows": 150, "dims": 1}}
+    assert origin["flows"]["x"]["width"] == 2
+    assert origin["flows"]["y"]["auc"] == result.reports["y"].auc
+    assert origin["finetune"]["steps"] == 5
+    assert origin["held_out_problems"]["after"] == result.after._asdict()
+    card = (tmp_path / "run" / "card.md").read_text()
+    assert origin["parent"] in card
+    assert f"| adapted | {result.after.error:.3f} |" in card
+    assert not list((tmp_path / "run").glob("*.tmp"))
+    criterion = MISTCriterion(model=result.model)
+    assert criterion(x, x[:, :1]).isfinite()
+    assert MISTCriterion(model=result.path)(x, x[:, :1]) == criterion(x, x[:, :1])
+
+
+def test_no_rows_in_the_weights(model, x, tmp_path):
+    result = adapt(model, x, output=tmp_path, config=CONFIG, **FAST)
+    assert load_file(result.path).keys() == model.state_dict().keys()  # no flow, no mean, no basis
+    assert module._digest(x.double()) not in json.dumps(read_header(result.path))
+
+
+def test_an_interrupted_run_reaches_the_same_weights(model, x, tmp_path, monkeypatch):
+    whole = adapt(model, x, output=tmp_path / "whole", config=CONFIG, **FAST)
+    original = Source.draw
+
+    def stop(self, step, index):
+        if (step, index) == (3, 1):
+            raise KeyboardInterrupt
+        return original(self, step, index)
+
+    monkeypatch.setattr(Source, "draw", stop)
+    with pytest.raises(KeyboardInterrupt):
+        adapt(model, x, output=tmp_path / "killed", config=CONFIG, **FAST)
+    monkeypatch.setattr(Source, "draw", original)
+    monkeypatch.setattr(module, "fit_marginal", None)  # flows are read, not fitted again
+    killed = adapt(model, x, output=tmp_path / "killed", config=CONFIG, **FAST)
+    same(killed.model.state_dict(), whole.model.state_dict())
+    assert (killed.before, killed.after) == (whole.before, whole.after)
+
+
+@pytest.mark.parametrize(
+    "change", [{"x": 1.0}, {"replay": 0.5}, {"config": FinetuneConfig(steps=6, groups=2, warmup=2)}]
+)
+def test_another_run_is_not_gone_on_with(model, x, tmp_path, change):
+    arguments = {"x": x, "output": tmp_path, "config": CONFIG, **FAST}
+    adapt(model, **arguments)
+    arguments |= {"x": x + change["x"]} if "x" in change else change
+    with pytest.raises(ValueError, match="holds another run"):
+        adapt(model, **arguments)
+
+
+def test_replayed_problems_are_those_of_the_mixture(x):
+    marginal, _ = fit_marginal(x, epochs=1)
+    source = Source(marginal, marginal, (16, 24), 8, "paper", 1, seed=4)
+    same(source.draw(2, 0)._asdict(), group(MIXTURES["paper"], 4, 2, 0, 0, torch.device("cpu"))._asdict())
+    assert source.draw(2, 1).x.shape[1] <= 24
+
+
+def test_held_out_problems_do_not_depend_on_the_random_numbers_of_the_caller(x):
+    marginal, _ = fit_marginal(x, epochs=1)
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found.append(Source(marginal, marginal, (16, 24), 8, "paper", 1, seed=0).held_out(2))
+    for first, second in zip(*found, strict=True):
+        same(first._asdict(), second._asdict())
+
+
+def test_parent_hash(model, tmp_path):
+    path = tmp_path / "parent.safetensors"
+    save_weights(model, path, {})
+    assert parent_hash(path) == sha256(path)
+    assert parent_hash(model) == parent_hash(unfrozen_copy(model)) != parent_hash(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"replay": 1.5}, "replay"),
+        ({"rows": (5, 10)}, "rows"),
+        ({"mixture": "nothing"}, "mixture"),
+        ({"x": torch.zeros(200, 2, dtype=torch.long)}, "floating"),
+        ({"x": torch.zeros(200)}, "shape"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(model, x, change, message):
+    with pytest.raises(ValueError, match=message):
+        adapt(model, **({"x": x, "config": CONFIG} | FAST | change))
+
+
+def test_refresh_changes_a_frozen_criterion_in_place(model, x, monkeypatch):
+    monkeypatch.setitem(module.MIXTURES, "broad", MIXTURES["paper"])
+    criterion = MISTCriterion(model=model)
+    before = {key: value.clone() for key, value in criterion.state_dict().items()}
+    codes = (x + 0.1 * torch.randn_like(x)).requires_grad_()
+    reports = criterion.refresh(codes, x, seconds=3.0)
+    assert set(reports) == {"x", "y"}
+    assert codes.grad is None
+    assert not list(criterion.parameters())  # still frozen
+    after = criterion.state_dict()
+    assert after.keys() == before.keys()
+    assert any(not torch.equal(after[key], before[key]) for key in before)
+    assert criterion(codes, x).isfinite()
+
+
+def test_refresh_leaves_the_criterion_alone_where_no_flow_fits(model, x):
+    criterion = MISTCriterion(model=model)
+    before = {key: value.clone() for key, value in criterion.state_dict().items()}
+    clusters = torch.randint(0, 2, (400, 2)) * 6 + 0.05 * torch.randn(400, 2)
+    with pytest.raises(PoorFit, match="does not fit"):
+        criterion.refresh(clusters, clusters, seconds=1.0)
+    same(criterion.state_dict(), before)
+
+
+def test_command(model, x, tmp_path, capsys):
+    parent, data = tmp_path / "parent.safetensors", tmp_path / "rows.npy"
+    save_weights(model, parent, {})
+    np.save(data, x.numpy())
+    command = ["adapt", str(data), "--x", "0:2", "--output", str(tmp_path / "run"), "--model", str(parent)]
+    assert main([*command, "--steps", "2", "--groups", "1", "--replay", "0", "--rows", "16", "24"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("flow of x: 2 of 2 dimensions")
+    assert json.loads(printed[-1])["weights"] == str(tmp_path / "run" / "weights.safetensors")
+
+
+def test_command_names_what_is_wrong(x, tmp_path, capsys):
+    data = tmp_path / "rows.npy"
+    np.save(data, x.numpy()[:20])
+    assert main(["adapt", str(data), "--x", "0:2", "--output", str(tmp_path / "run")]) == 2
+    assert "at least 100 rows" in capsys.readouterr().err

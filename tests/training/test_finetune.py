@@ -1,0 +1,76 @@
+"""Fine-tuning lowers the error on what it is shown, keeps to its time, and goes on where it stopped."""
+
+import math
+
+import pytest
+import torch
+
+pytest.importorskip("tqdm")
+from mist_loss.meta.families import canonical_normal
+from mist_loss.model import quantiles
+from mist_loss.model.network import MIST
+from mist_loss.training.finetune import FinetuneConfig, finetune
+
+
+def draw(step, index):
+    return canonical_normal(0.95 * torch.rand(16, 1), 64, 2, 1)
+
+
+def copy_of(model):
+    copy = MIST(model.config)
+    copy.load_state_dict(model.state_dict())
+    return copy
+
+
+def error(model):
+    torch.manual_seed(1)
+    problem = draw(0, 0)
+    with torch.no_grad():
+        return (quantiles.mean(model(problem.x, problem.y)) - problem.mi).abs().mean().item()
+
+
+def test_error_falls(model):
+    tuned = copy_of(model)
+    steps = finetune(tuned, draw, FinetuneConfig(steps=40, groups=1, lr=3e-3))
+    assert steps == 40
+    assert not tuned.training
+    assert error(tuned) < 0.7 * error(model)
+
+
+def test_the_stream_depends_on_the_seed_and_not_on_the_caller(model):
+    results = []
+    for caller, seed in ((1, 0), (2, 0), (1, 5)):
+        torch.manual_seed(caller)
+        tuned = copy_of(model)
+        torch.manual_seed(caller)
+        finetune(tuned, draw, FinetuneConfig(steps=2, groups=1, seed=seed))
+        results.append(tuned.quantiles.weight.detach())
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_time_is_bounded_and_no_time_changes_nothing(model):
+    tuned = copy_of(model)
+    assert finetune(tuned, draw, FinetuneConfig(steps=100_000, groups=1), seconds=0.3) < 1000
+    untouched = copy_of(model)
+    assert finetune(untouched, draw, FinetuneConfig(steps=5), seconds=1e-9) == 0
+    assert error(untouched) == error(model)
+
+
+def test_half_precision_runs(model):
+    tuned = copy_of(model)
+    finetune(tuned, draw, FinetuneConfig(steps=2, groups=1, precision="bf16"))
+    assert all(parameter.isfinite().all() for parameter in tuned.parameters())
+
+
+def test_a_state_of_another_run_is_refused(model, tmp_path):
+    state = tmp_path / "state.safetensors"
+    finetune(copy_of(model), draw, FinetuneConfig(steps=2, groups=1), state, {"about": "first"})
+    with pytest.raises(ValueError, match="about differ"):
+        finetune(copy_of(model), draw, FinetuneConfig(steps=2, groups=1), state, {"about": "second"})
+
+
+@pytest.mark.parametrize("change", [{"steps": 0}, {"groups": 33}, {"lr": 0.0}, {"lr": math.nan}, {"precision": "fp8"}])
+def test_settings_that_cannot_be_are_refused(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        FinetuneConfig(**change)
