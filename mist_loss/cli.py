@@ -16,9 +16,8 @@ COMMANDS = {
 }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Parse the command, import its module and run it."""
-    argv = sys.argv[1:] if argv is None else argv
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Import the module of the command and parse its arguments; ``run`` of the result is what to call with it."""
     parser = argparse.ArgumentParser(prog="mist-loss", description="Mutual information as a PyTorch loss.")
     parser.add_argument("--version", action="version", version=f"mist-loss {version('mist-loss')}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -28,7 +27,12 @@ def main(argv: list[str] | None = None) -> int:
             module = importlib.import_module(module_name)
             module.add_arguments(command)
             command.set_defaults(run=module.main)
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command and run it."""
+    args = parse(sys.argv[1:] if argv is None else argv)
     try:
         return args.run(args)
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:

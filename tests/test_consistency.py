@@ -1,6 +1,6 @@
 """What the shipped weights said when they were shipped: a change of torch or of the code that moves it is seen here.
 
-After new weights, or a change that is meant to move estimates, ``python tests/test_consistency.py`` writes the file anew.
+After new weights, or a change that is meant to move estimates: ``python tests/test_consistency.py`` writes it anew.
 """
 
 import json
