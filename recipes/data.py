@@ -4,13 +4,14 @@ The recipes' images are small, so a set is held in memory and augmented a batch 
 """
 
 import gzip
+import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
@@ -103,16 +104,26 @@ def image_folder(path: Path, size: int) -> Images:
     return _split(images, labels)
 
 
+def read_image(path: Path, size: int) -> Tensor:
+    """An image file on a white ground, cropped to a square and resized: (3, size, size) in [0, 1]."""
+    image = Image.open(path).convert("RGBA")
+    ground = Image.new("RGBA", image.size, "white")
+    ground.alpha_composite(image)
+    return _square(size)(ground.convert("RGB")).float().div(255)
+
+
 def _read_folder(path: Path, size: int) -> tuple[Tensor, Tensor, list[str]]:
-    crop = v2.Compose(
-        [v2.Lambda(lambda image: image.convert("RGB")), v2.PILToTensor(), v2.Resize(size), v2.CenterCrop(size)]
-    )
     try:
-        folder = ImageFolder(str(path), transform=crop)
+        folder = ImageFolder(str(path), transform=_square(size))
     except FileNotFoundError as error:
         raise ValueError(f"expected one subfolder a class with images in it in {path}: {_first_line(error)}") from error
     images = torch.stack([cast(Tensor, image) for image, _ in folder])
     return images.float().div(255), torch.tensor(folder.targets), folder.classes
+
+
+def _square(size: int) -> v2.Compose:
+    rgb = v2.Lambda(lambda image: image.convert("RGB"))
+    return v2.Compose([rgb, v2.PILToTensor(), v2.Resize(size), v2.CenterCrop(size)])
 
 
 def _split(images: Tensor, labels: Tensor) -> Images:
@@ -128,9 +139,13 @@ def _as_float(images: Tensor) -> Tensor:
 
 def _unpack(archive: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as part, gzip.open(archive) as packed:
-        shutil.copyfileobj(packed, part)
-    Path(part.name).replace(target)  # whole or not at all
+    part = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    try:
+        with part.open("wb") as unpacked, gzip.open(archive) as packed:
+            shutil.copyfileobj(packed, unpacked)
+        part.replace(target)  # whole or not at all
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,104 @@
+"""Every recipe trains, writes its folder, and, killed and resumed, ends where it would have ended."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from safetensors.torch import load_file
+
+pytest.importorskip("torchvision")
+pytest.importorskip("lightly")
+sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
+import contrastive
+import disentangle
+import information_plane
+import invariance
+
+SMALL = ("--images", "256", "--epochs", "2", "--batch-size", "64")
+RECIPES = [
+    (contrastive, ("--objective", "mist+ntxent"), "encoder.safetensors", "curve.png"),
+    (disentangle, ("--penalty", "mist"), "model.safetensors", "swaps.png"),
+    (invariance, ("--penalty", "adversary"), "model.safetensors", "attributes.png"),
+    (information_plane, (), "model.safetensors", "plane.png"),
+]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags", "weights", "figure"), RECIPES, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_a_run_that_was_killed_ends_where_it_would_have(tmp_path, monkeypatch, recipe, flags, weights, figure):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    recipe.main([*SMALL, *flags, "--output", str(whole)])
+    names = {"config.json", "result.json", "metrics.csv", "checkpoint.safetensors", weights, figure}
+    assert {path.name for path in whole.iterdir()} == names
+    assert (whole / figure).stat().st_size > 5000
+    rows = list(csv.DictReader((whole / "metrics.csv").open()))
+    assert [row["epoch"] for row in rows][-2:] == ["1", "2"]
+
+    save = recipe.save_checkpoint
+
+    def save_and_die(*arguments):
+        save(*arguments)
+        raise Killed
+
+    monkeypatch.setattr(recipe, "save_checkpoint", save_and_die)
+    with pytest.raises(Killed):
+        recipe.main([*SMALL, *flags, "--output", str(parts)])
+    monkeypatch.undo()
+    assert not (parts / "result.json").exists()
+    recipe.main([*SMALL, *flags, "--output", str(parts), "--resume"])
+    one, two = (load_file(folder / weights) for folder in (whole, parts))
+    assert all((one[key] == two[key]).all() for key in one)
+    results = [json.loads((folder / "result.json").read_text()) for folder in (whole, parts)]
+    for result in results:
+        for key in ("seconds", "step_ms"):
+            result.pop(key, None)
+    assert results[0] == results[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [recipe for recipe, *_ in RECIPES], ids=lambda recipe: recipe.__name__)
+def test_mixed_precision_and_compilation(tmp_path, recipe: ModuleType):
+    recipe.main([*SMALL, "--amp", "--compile", "--output", str(tmp_path)])
+    assert (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize("recipe", [disentangle, invariance], ids=lambda recipe: recipe.__name__)
+def test_fresh_probes_of_an_untrained_encoder_read_colour_and_class(tmp_path, recipe):
+    recipe.main([*SMALL, "--lr", "0", "--penalty", "none", "--output", str(tmp_path)])
+    result = json.loads((tmp_path / "result.json").read_text())
+    leak = result["leak_style" if recipe is disentangle else "leak"]
+    assert 10 < leak < 90
+    assert 20 < result["content" if recipe is disentangle else "task"] < 100
+
+
+def test_a_comparison_prints_its_table_and_its_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(disentangle, "PENALTIES", ("none", "mist"))
+    arguments = [*SMALL, "--compare", "--seeds", "7", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["recipes/disentangle.py", *arguments])
+    disentangle.main(arguments)
+    printed = capsys.readouterr().out
+    assert "| none |" in printed
+    assert "| mist |" in printed
+    assert "Seeds 7:" in printed
+    assert "python recipes/disentangle.py --images 256" in printed
+    assert (tmp_path / "table.md").read_text().strip() == printed.strip()
+
+
+def test_the_channel_s_information_is_right_where_it_is_known():
+    import torch
+
+    torch.manual_seed(0)
+    clean = torch.tensor([[-10.0], [10.0]]).repeat(500, 1)
+    noisy = clean + 0.5 * torch.randn(1000, 1)
+    assert information_plane.channel_information(clean, noisy, 0.5) == pytest.approx(0.6931, abs=1e-3)
+    gaussian = torch.randn(4000, 1)
+    told = information_plane.channel_information(gaussian, gaussian + 0.5 * torch.randn(4000, 1), 0.5)
+    assert told == pytest.approx(0.5 * torch.log(torch.tensor(1 + 1 / 0.25)).item(), abs=0.06)
