@@ -18,6 +18,7 @@ from mist_loss.model.projection import LearnedProjection
 from mist_loss.validation import check_choice, check_level, finite_sets, paired_sets, require_finite
 
 SIGNS = {"maximize": -1.0, "minimize": 1.0}
+TINY = 1e-32  # counts as zero
 LEVEL = 0.9  # of the interval in ``criterion.last``
 
 
@@ -53,7 +54,8 @@ class MISTCriterion(nn.Module):
     break the graph: there the loss and its gradient become NaN.
 
     Codes may collapse: constant, duplicated or collinear features give finite values and gradients, and when maximising
-    the gradient leads constant ones back to life, see ``mist_loss.collapse``.
+    the gradient leads constant ones back to life, see ``mist_loss.collapse``. The number does not depend on the scale
+    of the codes, so gradients grow as the codes shrink: clip them, or normalise the codes.
 
     Accumulating gradients over k small batches averages k estimates of few rows each; that is not the estimate of all
     their rows, which leans on the prior less. Prefer larger batches, ``QueuedCriterion``, or ``gather=True`` on several
@@ -174,6 +176,8 @@ class MISTCriterion(nn.Module):
         else:  # no look at the values: it would wait for the device, or break the graph
             poison = torch.where(finite_sets(x, y), 1.0, torch.nan)[:, None]
             x, y = (t.nan_to_num(0, 0, 0) for t in (x, y))  # factorisations raise on NaN
+        # gradients grow as codes shrink, and those of yet smaller ones would overflow
+        x, y = (torch.where(t.abs() < TINY, 0.0, t) for t in (x, y))
         with torch.autocast(x.device.type, enabled=False):
             knots = self._predict(x, y)
             if poison is not None:

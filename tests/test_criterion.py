@@ -90,6 +90,26 @@ def test_accumulated_gradients_are_those_of_the_batch(criterion):
     torch.testing.assert_close((x.grad, y.grad), whole, atol=1e-6, rtol=1e-4)
 
 
+def test_memory_is_linear_in_the_rows(criterion):
+    def kept(n: int) -> int:
+        """Bytes that wait for the way back."""
+        storages: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        x, y = pair(n, 4, 4)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = criterion(x, y)
+        assert loss.isfinite()
+        return sum(storages.values())
+
+    small, middle, large = (kept(n) for n in (1000, 2000, 4000))
+    assert large - middle < 2.1 * (middle - small)
+    assert large < 4.1 * small
+
+
 # precision
 
 
