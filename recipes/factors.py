@@ -109,5 +109,5 @@ def emoji(path: Path, size: int = 32) -> Factors:
     style = torch.arange(len(styles)).repeat(len(complete))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     held_out, kept = order.tensor_split([len(order) // 5])
-    parts = (Part(images[index], content[index], style[index]) for index in (kept, held_out))
-    return Factors(*parts, len(complete), len(styles))
+    train, test = (Part(images[index], content[index], style[index]) for index in (kept, held_out))
+    return Factors(train, test, len(complete), len(styles))
