@@ -16,7 +16,7 @@ NATS, SHARE = 0.25, 0.1  # gap at the end: the larger of nats and a share of the
 COVERED = 0.8  # of the checkpoints
 LEFT, LEFT_HIDDEN = 0.01, 0.02  # nats, of a minimised truth; of one that correlation does not see
 COSINE = 0.95
-ROUNDING = 0.005  # nats by which a truth may lie below that of InfoNCE and still count as no worse
+ROUNDING = 0.005  # nats by which a truth may lie below that of InfoNCE and count as no worse
 
 Training = Sequence[Row]
 

@@ -89,7 +89,7 @@ def infonce(dims: int) -> Contender:
 
     SupCon with one positive each is InfoNCE; that library's own NTXentLoss takes memory cubic in the batch.
     """
-    losses = _library("pytorch_metric_learning.losses", "pytorch-metric-learning")
+    losses = _library("pytorch_metric_learning.losses")
     loss_of = losses.SelfSupervisedLoss(losses.SupConLoss(temperature=TEMPERATURE), symmetric=False)
 
     def contender(z1: Tensor, z2: Tensor) -> tuple[Tensor, Reading]:
@@ -101,13 +101,13 @@ def infonce(dims: int) -> Contender:
 
 def vicreg(dims: int) -> Contender:
     """VICReg (Bardes et al. 2022, arXiv 2105.04906) with its published weights."""
-    loss_of = _library("lightly.loss.vicreg_loss", "lightly").VICRegLoss()
+    loss_of = _library("lightly.loss.vicreg_loss").VICRegLoss()
     return lambda z1, z2: (loss_of(z1, z2), Reading())
 
 
 def club(dims: int) -> Contender:
     """CLUB (Cheng et al. 2020, arXiv 2006.12013), whose conditional density takes a few steps on every batch first."""
-    estimator = _library("torch_mist.estimators", "torch-mist").club(x_dim=dims, y_dim=dims, hidden_dims=[CLUB_HIDDEN])
+    estimator = _library("torch_mist.estimators").club(x_dim=dims, y_dim=dims, hidden_dims=[CLUB_HIDDEN])
     optimizer = torch.optim.Adam(estimator.parameters(), lr=CLUB_LR)
 
     def contender(z1: Tensor, z2: Tensor) -> tuple[Tensor, Reading]:
@@ -125,7 +125,7 @@ def club(dims: int) -> Contender:
 
 def distance_correlation(dims: int) -> Contender:
     """Squared distance correlation (Szekely et al. 2007)."""
-    dcor = _library("dcor", "dcor")
+    dcor = _library("dcor")
     return lambda z1, z2: (_centred_cosine(dcor, *(torch.cdist(z, z) for z in (z1, z2))), Reading())
 
 
@@ -134,7 +134,7 @@ def hsic(dims: int) -> Contender:
 
     Distance covariance is HSIC with another kernel (Sejdinovic et al. 2013, arXiv 1207.6076), so one library has both.
     """
-    dcor = _library("dcor", "dcor")
+    dcor = _library("dcor")
 
     def kernel(z: Tensor) -> Tensor:
         squares = torch.cdist(z, z).square()
@@ -150,11 +150,11 @@ def _centred_cosine(dcor: Any, first: Tensor, second: Tensor) -> Tensor:
     return dcor.mean_product(a, b) / norms.clamp_min(1e-24).sqrt()
 
 
-def _library(module: str, distribution: str) -> Any:
+def _library(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ModuleNotFoundError(f"a comparison needs {distribution} ({error}): pip install {distribution}") from error
+        raise ModuleNotFoundError(f'a comparison needs {module} ({error}): pip install "mist-loss[recipes]"') from error
 
 
 # name -> (direction, dimensions of a code -> a fresh one)
