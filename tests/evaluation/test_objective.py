@@ -45,7 +45,7 @@ def key(steps: int, loss: str = "fake", seed: int = 0) -> Key:
 def row(**numbers) -> Row:
     words = {"scenario": "a", "kind": "gaussian", "direction": "maximize", "loss": "b", "problem": "p", "weights": ""}
     columns = dict.fromkeys(Row._fields, 0.0) | {"rows": 256, "best": 1.0} | words | numbers
-    return Row(**columns)  # type: ignore[arg-type]
+    return Row(**columns)
 
 
 def test_nothing_that_trains_the_estimator_is_imported():
@@ -221,8 +221,13 @@ def test_run_keeps_what_is_done(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.tmp"))
 
     trained: list[str] = []
-    again = objective.train
-    monkeypatch.setattr(objective, "train", lambda s, loss, key: trained.append(loss.name) or again(s, loss, key))
+    train = objective.train
+
+    def counted(scenario: Scenario, loss: contenders.Named, key: Key) -> list[Row]:
+        trained.append(loss.name)
+        return train(scenario, loss, key)
+
+    monkeypatch.setattr(objective, "train", counted)
     assert repr(objective.run(0, losses, file, quick=True)) == repr(rows)  # NaN is not equal to itself
     assert trained == []
     objective.run(0, [fake("mine", "b" * 64), *losses[1:]], file, quick=True)
