@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -42,7 +43,7 @@ def main(folder: Path) -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=world)
     x = rows().chunk(world)[rank]
-    result = {}
+    result: dict[Any, Any] = {}
     for gather in (True, False):
         network = nn.parallel.DistributedDataParallel(encoder())
         criterion = MISTCriterion(small_model(), gather=gather)

@@ -70,8 +70,8 @@ def test_only_the_rows_of_this_step_have_a_gradient():
     assert not queue.x.requires_grad
 
 
-def test_backward_after_later_steps():
-    queue = QueuedCriterion(MISTCriterion(), 16, 1, 2)
+def test_backward_after_later_steps(model):
+    queue = QueuedCriterion(MISTCriterion(model), 16, 1, 2)
     x, y = torch.randn(3, 16, 1), torch.randn(3, 16, 2)
     x.requires_grad_()
     losses = [queue(x[i], y[i]) for i in range(3)]

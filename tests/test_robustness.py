@@ -217,7 +217,7 @@ def test_two_ranks(tmp_path, capsys):
     def alone(x: Tensor) -> tuple[Tensor, Tensor]:
         encoder = worker.encoder()
         loss = criterion(encoder(x), x)
-        return loss.detach(), torch.autograd.grad(loss, encoder.weight)[0]
+        return loss.detach(), torch.autograd.grad(loss, encoder.get_parameter("weight"))[0]
 
     whole, halves = alone(rows), [alone(part) for part in rows.chunk(2)]
     for rank, result in enumerate((first, second)):
