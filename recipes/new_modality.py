@@ -191,6 +191,7 @@ def main(arguments: list[str] | None = None) -> dict:
     fit, test = order[::2], order[1::2]
     same = views.x is views.y
     x, y = (principal(side[fit], side, args.width) for side in (views.x, views.y))
+    parent = MIST.from_pretrained(args.model)
     began, spent = time.monotonic(), time.process_time()
     result: Adaptation = adapt(
         args.model,
@@ -204,7 +205,7 @@ def main(arguments: list[str] | None = None) -> dict:
     minutes = {"wall": (time.monotonic() - began) / 60, "core": (time.process_time() - spent) / 60}
     held_out = Views(x[test], y[test], views.labels[test])
     judged = []
-    for model in (MIST.from_pretrained(args.model), result.model):
+    for model in (parent, result.model):
         torch.manual_seed(args.seed)
         judged.append(judge(model, held_out, args.sets, args.rows))
     draw(*judged, args.output / "true-against-estimated.png")
