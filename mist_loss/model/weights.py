@@ -26,7 +26,7 @@ WEIGHTS, CHECKSUM = "model.safetensors", "model.safetensors.sha256"  # of a fold
 
 # name -> (file in the pretrained folder, sha256)
 REGISTRY: dict[str, tuple[str, str]] = {
-    "mist-base": ("mist-base.safetensors", "c44abd07194e1051386c6b3118590cb60a1b663d190a7c66c73f32aa6dd6b56c"),
+    "mist-base": ("mist-base.safetensors", "c8f2752f92f9d177a802a90cc442c87e3f54e9240e0f02a2f629e8b7d100c91f"),
 }
 
 
