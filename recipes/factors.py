@@ -93,7 +93,7 @@ def emoji(path: Path, size: int = 32) -> Factors:
     for file in sorted(path.rglob("*.png")):
         points = file.stem.split("-")
         tones = [point for point in points if point in TONES]
-        if len(tones) == 1:
+        if len(tones) == 1 and len(points) > 1:  # one person in one tone, and not the patch of the tone itself
             vendor = file.relative_to(path).parts[0]
             files["-".join(point for point in points if point not in TONES)][vendor, tones[0]] = file
     vendors = sorted({vendor for found in files.values() for vendor, _ in found})

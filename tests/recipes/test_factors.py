@@ -46,6 +46,8 @@ def write_emoji(root: Path, vendors: tuple[str, ...], points: tuple[str, ...]) -
                 colour = (40 * p, 40 * t, 100 * v, 255)
                 image.new("RGBA", (64, 64), colour).save(root / vendor / "64" / f"{name}.png")
             image.new("RGBA", (64, 64)).save(root / vendor / "64" / f"{point}.png")  # without a tone: not read
+        for tone in factors.TONES:  # nothing but a tone: not read either
+            image.new("RGBA", (64, 64)).save(root / vendor / "64" / f"{tone}.png")
 
 
 def test_emoji_are_labelled_by_what_they_show_and_by_vendor_and_tone(tmp_path):
