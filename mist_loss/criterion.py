@@ -15,6 +15,7 @@ from mist_loss.estimate import PROJECTIONS, interval, predict, projection_note
 from mist_loss.model import quantiles
 from mist_loss.model.network import MIST
 from mist_loss.model.projection import LearnedProjection
+from mist_loss.model.tracing import constant_result
 from mist_loss.validation import check_choice, check_level, finite_sets, paired_sets, require_finite
 
 SIGNS = {"maximize": -1.0, "minimize": 1.0}
@@ -198,7 +199,7 @@ class MISTCriterion(nn.Module):
                 self._warn_once(note)
         return predict(self.model, x, y, projection, self.components)
 
-    @torch.compiler.assume_constant_result  # compiled code warns while it is traced
+    @constant_result  # compiled code warns while it is traced
     def _warn_once(self, note: str) -> None:
         if not self._warned:
             self._warned = True

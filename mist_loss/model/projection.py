@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from mist_loss.model.frontend import standardize
+from mist_loss.model.tracing import constant_result
 
 SLICES = 8
 _RANK = 1e-10  # eigenvalues below this share of the largest are rounding, not variance
@@ -91,7 +92,7 @@ def _orthonormal(d: int, k: int) -> np.ndarray:
     return np.linalg.qr(np.random.default_rng(0).standard_normal((d, k)))[0]
 
 
-@torch.compiler.assume_constant_result  # a generator cannot be traced
+@constant_result  # a generator cannot be traced
 def _as_constant(d: int, k: int) -> Tensor:
     return torch.from_numpy(_orthonormal(d, k))
 
