@@ -27,6 +27,29 @@ def symmetric_channel(prior: Tensor, flip: Tensor) -> Tensor:
     return prior[:, :, None] * ((1 - f) * eye + f / max(k - 1, 1) * (1 - eye))
 
 
+def folded_channel(prior: Tensor, noise: Tensor, received: int) -> Tensor:
+    """Joint probabilities of a label c and another of a given number of values: c modulo that, or, by noise, any.
+
+    Args:
+        prior: (b, k) probabilities of the labels sent.
+        noise: (b,) probability that the label received is drawn evenly.
+        received: number of labels received, l.
+
+    Returns:
+        (b, k, l) joint probabilities.
+    """
+    k = prior.shape[1]
+    folded = torch.nn.functional.one_hot(torch.arange(k, device=prior.device) % received, received).to(prior.dtype)
+    f = noise[:, None, None]
+    return prior[:, :, None] * ((1 - f) * folded + f / received)
+
+
+def draw_labels(joint: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """n pairs of labels (b, n), int64, sent and received, with joint probabilities (b, k, l)."""
+    cells = torch.multinomial(joint.flatten(1), n, replacement=True)
+    return cells // joint.shape[2], cells % joint.shape[2]
+
+
 def label_mi(joint: Tensor) -> Tensor:
     """Mutual information of two discrete labels with joint probabilities (b, k, l) -> (b,) nats, float64."""
     p = joint.double()
@@ -51,8 +74,7 @@ def labelled_mixture(
         monte_carlo: fresh rows for the mutual information.
     """
     m = joint.shape[2]
-    cells = torch.multinomial(joint.flatten(1), n + monte_carlo, replacement=True)
-    label_x, label_y = cells // m, cells % m
+    label_x, label_y = draw_labels(joint, n + monte_carlo)
     x, log_x = _clusters(means_x, label_x)
     if means_y is None:
         y = torch.nn.functional.one_hot(label_y, m).to(x.dtype)

@@ -245,6 +245,42 @@ def _labelled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem
     return _carry(problem)
 
 
+def _labels(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
+    """y is a label and nothing else: its indicators, all but one of them, or a code; x shows clusters, or a label too.
+
+    Indicators add up to one, so a side has one direction less than columns; a code has an order that means nothing.
+    """
+    classes = _classes(dy)
+    rate = torch.rand(b, device=device) ** 1.5 * (torch.rand(b, device=device) < 0.8)
+    weights = torch.rand(b, classes, device=device) + 0.2
+    prior = weights / weights.sum(1, keepdim=True) if _chance(0.5) else torch.full_like(weights, 1 / classes)
+    if _chance(0.25):
+        others = _classes(dx)
+        joint = discrete.folded_channel(prior, rate, others)
+        labels_y, labels_x = discrete.draw_labels(joint, n)
+        x, y = (_columns(t, k, d) for t, k, d in ((labels_x, others, dx), (labels_y, classes, dy)))
+        return Problem(x, y, discrete.label_mi(joint).to(x.dtype))
+    joint = discrete.symmetric_channel(prior, rate * (classes - 1) / classes)
+    separation = torch.exp(uniform(b, math.log(0.7), math.log(12.0), device))
+    means = torch.randn(b, classes, dx, device=device) / math.sqrt(dx) * separation[:, None, None]
+    problem = _carry(discrete.labelled_mixture(joint, means, None, n))
+    return problem._replace(y=_columns(problem.y.argmax(-1), classes, dy))
+
+
+def _classes(d: int) -> int:
+    """How many labels d columns show: d or d + 1 as indicators; one column is an indicator, or a code of a few."""
+    if d == 1:
+        return 2 if _chance(0.6) else int(torch.randint(3, 11, ()))
+    return d + int(torch.randint(2, ()))
+
+
+def _columns(labels: Tensor, classes: int, d: int) -> Tensor:
+    """Labels (b, n) as columns (b, n, d): a code where d is 1, otherwise the first d indicators."""
+    if d == 1:
+        return torch.randperm(classes, device=labels.device)[labels][..., None].float()
+    return torch.nn.functional.one_hot(labels, classes)[..., :d].float()
+
+
 @dataclass(frozen=True)
 class Mixture:
     """A meta-distribution.
@@ -322,6 +358,7 @@ MIXTURES: dict[str, Mixture] = {
             "additive": (6, _additive),
             "signed": (4, _signed),
             "labelled": (20, _labelled),
+            "labels": (12, _labels),
         },
         rows=(10, 4096),
         dims=(1, 64),

@@ -149,3 +149,31 @@ def test_mixture_repeats_with_the_seed_and_draws_its_range():
     assert min(rows) == 10
     assert 3500 < max(rows) <= 4096
     assert (min(dims), max(dims)) == (1, 64)
+
+
+def test_folded_channel():
+    prior = torch.full((2, 6), 1 / 6)
+    joint = discrete.folded_channel(prior, torch.tensor([0.0, 1.0]), 3)
+    torch.testing.assert_close(
+        discrete.label_mi(joint), torch.tensor([math.log(3), 0.0], dtype=torch.float64), atol=1e-6, rtol=0
+    )
+    torch.manual_seed(0)
+    noisy = discrete.folded_channel(torch.tensor([[0.5, 0.2, 0.3]]), torch.tensor([0.4]), 2)
+    sent, received = discrete.draw_labels(noisy, 200_000)
+    counts = torch.bincount(sent[0] * 2 + received[0], minlength=6).reshape(3, 2) / 200_000
+    torch.testing.assert_close(counts, noisy[0], atol=0.005, rtol=0)
+
+
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_labels_are_indicators_or_a_code_and_share_no_more_than_they_hold(d):
+    torch.manual_seed(0)
+    label = MIXTURES["broad"].families["labels"][1]
+    for _ in range(12):
+        problem = label(2, 50, 3, d, torch.device("cpu"))
+        assert problem.x.shape == (2, 50, 3)
+        assert problem.y.shape == (2, 50, d)
+        assert torch.equal(problem.y, problem.y.round())
+        if d > 1:
+            assert problem.y.sum(-1).max() == 1
+        assert problem.mi.min() >= 0
+        assert problem.mi.max() < math.log(d + 1 if d > 1 else 10) + 0.1
