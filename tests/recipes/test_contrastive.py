@@ -25,7 +25,7 @@ import data  # noqa: E402
 def run(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, str(RECIPES / "contrastive.py"), *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=180, env=os.environ | {"OMP_NUM_THREADS": "2"}
+        command, capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "2"}
     )
 
 
