@@ -170,7 +170,7 @@ def judge(model: TwoBranches, factors: Factors, device: torch.device) -> dict:
     }
     with torch.no_grad():
         rebuilt = model.rebuild(*(code.to(device) for code in fresh_codes)).float().cpu()
-    shared = estimate_mi(*fresh_codes)
+    shared = estimate_mi(fresh_codes[0], fresh_codes[1])
     return {
         "leak_content": read["content in style"] - chance["content"],
         "leak_style": read["style in content"] - chance["style"],

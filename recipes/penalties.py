@@ -135,6 +135,8 @@ class Adversary(Penalty):
 
     def __init__(self, dx: int, dy: int, x_labels: int, y_labels: int) -> None:
         super().__init__()
+        self.from_x: nn.Module
+        self.from_y: nn.Module
         self.from_x, self.from_y = (
             nn.Sequential(nn.Linear(d, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, k))
             for d, k in ((dx, y_labels), (dy, x_labels))

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,8 @@ def test_descent_lowers_the_dependence_of_a_code_on_a_label(name):
     leak = torch.nn.Parameter(torch.ones(()))
     penalty = penalties.build_penalty(name, 3, LABELS, 2, LABELS)
     inside = [] if isinstance(penalty, penalties.Fitted) else list(penalty.parameters())
-    optimizer = torch.optim.Adam([{"params": [leak]}, {"params": inside, "lr": 1e-2}], lr=3e-2)
+    groups: list[dict[str, Any]] = [{"params": [leak]}, {"params": inside, "lr": 1e-2}]
+    optimizer = torch.optim.Adam(groups, lr=3e-2)
     # CLUB, whose density grows ever sharper, turns up again after some steps: the divergence that its users report
     steps, left = (15, 0.8) if name == "club" else (60, 0.5)
     for _ in range(steps):
@@ -59,15 +61,17 @@ def test_any_sizes_and_one_hot_labels(name, dx, dy):
     assert loss.isfinite()
     if name != "none":
         loss.backward()
+        assert x.grad is not None
         assert x.grad.isfinite().all()
         assert x.grad.norm() > 0
 
 
 def test_the_adversary_learns_while_the_code_unlearns():
     torch.manual_seed(0)
-    penalty = penalties.build_penalty("adversary", 2, 2, 2, 2)
+    penalty = penalties.Adversary(2, 2, 2, 2)
     code, label = torch.randn(N, 2, requires_grad=True), torch.arange(N) % 2
     penalty(code, code.detach(), label, label).backward()
+    assert code.grad is not None
     reversed_gradient = code.grad.clone()
     code.grad = None
     F.cross_entropy(penalty.from_x(code), label).backward()
