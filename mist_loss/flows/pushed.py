@@ -74,8 +74,8 @@ def _interpolate(at: Tensor, known: Tensor, values: Tensor) -> Tensor:
 
 
 def random_correlations(b: int, m: int, device: torch.device) -> Tensor:
-    """(b, m) canonical correlations: up to six nats, split at random over one to m pairs; a tenth has no dependence."""
-    nats = 6 * torch.rand(b, 1, device=device) ** 1.5 * (torch.rand(b, 1, device=device) < 0.9)
+    """(b, m) canonical correlations: up to three nats, split at random over one to m pairs; a tenth has none."""
+    nats = 3 * torch.rand(b, 1, device=device) ** 1.5 * (torch.rand(b, 1, device=device) < 0.9)
     number = torch.randint(1, m + 1, (b, 1), device=device)
     active = torch.arange(m, device=device) < number
     parts = torch.rand(b, m, device=device).log().neg() * active  # exponential, so that the shares are Dirichlet
@@ -143,10 +143,11 @@ def rotated(problem: Problem) -> Problem:
 
 
 class Pool(NamedTuple):
-    """Mapped rows (p, d) of one side and the cluster of each (p,), clusters numbered by size."""
+    """Mapped rows (p, d) of one side, the cluster of each (p,), and the centres (c, d) of standardised clusters."""
 
     rows: Tensor
     clusters: Tensor
+    centres: Tensor
 
 
 def cluster(rows: Tensor, count: int, rounds: int = 15) -> Pool:
@@ -161,8 +162,8 @@ def cluster(rows: Tensor, count: int, rounds: int = 15) -> Pool:
         size = member.sum(0)[:, None]
         centres = torch.where(size > 0, member.T @ standard / size.clamp_min(1), centres)
     labels = torch.cdist(standard, centres).argmin(1)
-    order = labels.bincount(minlength=len(centres)).argsort(descending=True)
-    return Pool(rows, order.argsort()[labels])
+    used = torch.nonzero(labels.bincount(minlength=len(centres)))[:, 0]
+    return Pool(rows, torch.searchsorted(used, labels), centres[used])
 
 
 class Pushed:
@@ -217,7 +218,7 @@ class Pushed:
 
     def block(self, b: int, n: int) -> Problem:
         """b sets of n rows of one kind of dependence, mapped."""
-        if torch.rand(()) < 0.3:
+        if torch.rand(()) < 0.6:
             return self.clustered(b, n)
         u, v, mi = self.normal(b, n)
         return Problem(self._push(self.x, u), self._push(self.y, v), mi)
@@ -239,13 +240,19 @@ class Pushed:
 
 
 def _grouping(pool: Pool, groups: int) -> Tensor:
-    """(clusters,) a random group of each cluster, or -1 for clusters left out; no group is empty."""
-    count = int(pool.clusters.max()) + 1
-    used = int(torch.randint(groups, count + 1, ()))
-    assigned = torch.cat(
-        [torch.arange(groups), torch.randint(groups, (used - groups,)), torch.full((count - used,), -1)]
-    )
-    return assigned[torch.randperm(count)].to(pool.clusters.device)
+    """(clusters,) the group of each cluster, or -1 for clusters left out.
+
+    A group is a cluster, and half the time all clusters that lie nearer to it than to the others: classes are regions,
+    and dependence through a patchwork of regions could not be seen, which would teach nothing but doubt.
+    """
+    count = len(pool.centres)
+    seeds = torch.randperm(count)[:groups].to(pool.centres.device)
+    nearest = torch.cdist(pool.centres, pool.centres[seeds]).argmin(1)
+    if torch.rand(()) < 0.5:
+        return nearest
+    alone = torch.full_like(nearest, -1)
+    alone[seeds] = torch.arange(groups, device=seeds.device)
+    return alone
 
 
 def _pick(pool: Pool, grouping: Tensor, labels: Tensor) -> Tensor:

@@ -139,16 +139,29 @@ def test_clusters_share_what_the_channel_lets_through(bananas, same):
         assert plug_in(*labels) - bias == pytest.approx(mi.item(), abs=0.02)
 
 
-def test_clusters_are_numbered_by_size_and_follow_the_rows():
+def test_clusters_are_regions_and_none_is_empty():
     rows = torch.cat([torch.randn(60, 2), torch.randn(30, 2) + 50, torch.randn(10, 2) - 50])
-    pool = pushed.cluster(rows, 3)
-    counts = pool.clusters.bincount()
-    assert (counts.diff() <= 0).all()
+    pool = pushed.cluster(rows, 20)
     assert pool.rows is rows
+    assert (pool.clusters.bincount(minlength=len(pool.centres)) > 0).all()
+    standard = (rows - rows.mean(0)) / rows.std(0)
+    torch.testing.assert_close(pool.clusters, torch.cdist(standard, pool.centres).argmin(1))
+
+
+def test_groups_are_clusters_or_what_lies_near_them():
+    pool = pushed.cluster(torch.randn(500, 2), 12)
+    kinds = set()
+    for _ in range(20):
+        grouping = pushed._grouping(pool, 3)
+        assert {0, 1, 2} <= set(grouping.tolist()) <= {-1, 0, 1, 2}
+        alone = bool((grouping < 0).any())
+        assert not alone or (grouping >= 0).sum() == 3
+        kinds.add(alone)
+    assert kinds == {True, False}
 
 
 def test_picked_rows_are_of_the_group_that_was_asked_for():
-    pool = pushed.Pool(torch.arange(50.0)[:, None], torch.arange(50) % 5)
+    pool = pushed.Pool(torch.arange(50.0)[:, None], torch.arange(50) % 5, torch.zeros(5, 1))
     grouping = torch.tensor([1, -1, 0, 1, 0])
     labels = torch.randint(2, (400,))
     picked = pool.rows[pushed._pick(pool, grouping, labels)][:, 0].long()
