@@ -82,11 +82,17 @@ def predict(network: MIST, x: Tensor, y: Tensor, projection: str, components: in
             f"move the estimator with .to({str(x.device)!r})"
         )
     limit, b = network.config.dims[1], len(x)
+    alive = ~(_constant(x) | _constant(y))  # nothing is shared with a constant
     k = components or directions(x.shape[1], limit)
     x, y = (project(t, k, projection) if t.shape[2] > (components or limit) else t for t in (x, y))
     sets = max(len(x), len(y))
     x, y = (t.repeat_interleave(sets // len(t), 0) for t in (x, y))
-    return network(x, y).unflatten(0, (b, -1)).mean(1)
+    return network(x, y).unflatten(0, (b, -1)).mean(1) * alive[:, None]
+
+
+def _constant(side: Tensor) -> Tensor:
+    """(b,) whether all rows of (b, n, d) are the same."""
+    return (side == side[:, :1]).flatten(1).all(1)
 
 
 def projection_note(network: MIST, x: Tensor, y: Tensor, projection: str) -> str | None:

@@ -269,3 +269,12 @@ def test_command_errors_go_to_stderr(tmp_path, weight_file, capsys):
     code, out, err = run([write(tmp_path, ".csv"), "--x", "a", "--y", "z", "--model", weight_file], capsys)
     assert (code, out) == (2, "")
     assert "got 'z'" in err
+
+
+def test_nothing_is_shared_with_a_constant(model):
+    x, y = torch.randn(3, 50, 4), torch.randn(3, 50, 2)
+    y[1] = 7.0
+    result = estimate_mi(x, y, model=model)
+    assert result.value[1] == result.low[1] == result.high[1] == 0
+    assert result.value[0] > 0
+    assert estimate_mi(torch.ones(50, 1), torch.randn(50, 3), model=model).value == 0

@@ -267,6 +267,29 @@ def _labels(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     return problem._replace(y=_columns(problem.y.argmax(-1), classes, dy))
 
 
+def _redundant(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
+    """Columns that say nothing new, constant or linear in the others, which leave mutual information as it is."""
+    fewer_x, fewer_y = int(torch.randint(1, dx + 1, ())), int(torch.randint(1, dy + 1, ()))
+    problem = _canonical(b, n, fewer_x, fewer_y, device)
+    return Problem(_padded(problem.x, dx), _padded(problem.y, dy), problem.mi)
+
+
+def _padded(side: Tensor, d: int) -> Tensor:
+    """Fill (b, n, k) up to (b, n, d) with constants, copies or combinations of its columns, in random places."""
+    b, _, k = side.shape
+    scale = side.square().mean((1, 2), keepdim=True).sqrt()
+    kind = _choice(["constant", "copies", "combinations"])
+    if kind == "constant":
+        weights = torch.zeros(b, k, d - k, device=side.device)
+    elif kind == "copies":
+        index = torch.randint(k, (b, d - k), device=side.device)
+        weights = torch.nn.functional.one_hot(index, k).transpose(1, 2).to(side.dtype)
+    else:
+        weights = torch.randn(b, k, d - k, device=side.device) / math.sqrt(k)
+    extra = side @ weights + scale * torch.randn(b, 1, d - k, device=side.device)
+    return torch.cat([side, extra], dim=-1)[..., torch.randperm(d, device=side.device)]
+
+
 def _classes(d: int) -> int:
     """How many labels d columns show: d or d + 1 as indicators; one column is an indicator, or a code of a few."""
     if d == 1:
@@ -359,6 +382,7 @@ MIXTURES: dict[str, Mixture] = {
             "signed": (4, _signed),
             "labelled": (20, _labelled),
             "labels": (12, _labels),
+            "redundant": (8, _redundant),
         },
         rows=(10, 4096),
         dims=(1, 64),

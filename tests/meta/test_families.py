@@ -177,3 +177,18 @@ def test_labels_are_indicators_or_a_code_and_share_no_more_than_they_hold(d):
             assert problem.y.sum(-1).max() == 1
         assert problem.mi.min() >= 0
         assert problem.mi.max() < math.log(d + 1 if d > 1 else 10) + 0.1
+
+
+def test_redundant_columns_add_no_rank():
+    torch.manual_seed(0)
+    redundant = MIXTURES["broad"].families["redundant"][1]
+    lost = 0
+    for _ in range(12):
+        problem = redundant(2, 60, 6, 4, torch.device("cpu"))
+        for side, d in ((problem.x, 6), (problem.y, 4)):
+            assert side.shape == (2, 60, d)
+            first, second = torch.linalg.matrix_rank((side - side.mean(1, keepdim=True)).double(), rtol=1e-5)
+            assert first == second >= 1
+            lost += d > int(first)
+        assert problem.mi.min() >= 0
+    assert lost >= 12  # of 24 sides; as many columns as there are to fill leave nothing to add
