@@ -208,7 +208,7 @@ def main(arguments: list[str] | None = None) -> dict:
     for model in (parent, result.model):
         torch.manual_seed(args.seed)
         judged.append(judge(model, held_out, args.sets, args.rows))
-    draw(*judged, args.output / "true-against-estimated.png")
+    draw(judged[0], judged[1], args.output / "true-against-estimated.png")
     found = {
         "config": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()},
         "minutes": minutes,

@@ -77,4 +77,5 @@ def channel_pairs(
                 picked[places] = torch.cat([*rounds, own[:0]])[: len(places)]
             part.append(rows[picked])
     joint = symmetric_channel(torch.full((1, 2), 0.5), torch.tensor([flip]))
-    return Problem(*(torch.cat(part, dim=1)[None] for part in parts), (sources * label_mi(joint)).float())
+    shown_x, shown_y = (torch.cat(part, dim=1)[None] for part in parts)
+    return Problem(shown_x, shown_y, (sources * label_mi(joint)).float())

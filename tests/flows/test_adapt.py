@@ -2,6 +2,7 @@
 
 import functools
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from mist_loss.model.weights import read_header, save_weights, sha256
 from mist_loss.training.finetune import FinetuneConfig
 from mist_loss.training.stream import group
 
-FAST = {"rows": (16, 24), "replay": 0.0, "mixture": "paper", "checkpoint_minutes": 0.0}
+FAST: dict[str, Any] = {"rows": (16, 24), "replay": 0.0, "mixture": "paper", "checkpoint_minutes": 0.0}
 CONFIG = FinetuneConfig(steps=5, groups=2, warmup=2)
 
 
@@ -47,6 +48,7 @@ def test_a_copy_is_adapted_and_saved_with_its_origin(model, x, tmp_path):
     save_weights(model, parent, {})
     before = {key: value.clone() for key, value in model.state_dict().items()}
     result = adapt(parent, x, x[:, :1], tmp_path / "run", config=CONFIG, **FAST)
+    assert result.path is not None
     same(model.state_dict(), before)
     assert any(not torch.equal(value, before[key]) for key, value in result.model.state_dict().items())
     same(MIST.from_pretrained(result.path).state_dict(), result.model.state_dict())
@@ -70,6 +72,7 @@ def test_a_copy_is_adapted_and_saved_with_its_origin(model, x, tmp_path):
 
 def test_no_rows_in_the_weights(model, x, tmp_path):
     result = adapt(model, x, output=tmp_path, config=CONFIG, **FAST)
+    assert result.path is not None
     assert load_file(result.path).keys() == model.state_dict().keys()  # no flow, no mean, no basis
     assert module._digest(x.double()) not in json.dumps(read_header(result.path))
 
@@ -97,7 +100,7 @@ def test_an_interrupted_run_reaches_the_same_weights(model, x, tmp_path, monkeyp
     "change", [{"x": 1.0}, {"replay": 0.5}, {"config": FinetuneConfig(steps=6, groups=2, warmup=2)}]
 )
 def test_another_run_is_not_gone_on_with(model, x, tmp_path, change):
-    arguments = {"x": x, "output": tmp_path, "config": CONFIG, **FAST}
+    arguments: dict[str, Any] = {"x": x, "output": tmp_path, "config": CONFIG, **FAST}
     adapt(model, **arguments)
     arguments |= {"x": x + change["x"]} if "x" in change else change
     with pytest.raises(ValueError, match="holds another run"):

@@ -170,7 +170,7 @@ def test_picked_rows_are_of_the_group_that_was_asked_for():
 
 
 def test_groups_have_one_shape_and_blocks_add_up(bananas):
-    source = Pushed(*bananas, rows=(64, 128), widest=6)
+    source = Pushed(bananas[0], bananas[1], rows=(64, 128), widest=6)
     assert source.most_blocks == 3
     shapes = set()
     for _ in range(12):
