@@ -158,13 +158,17 @@ class MIAuditor:
     def _read(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Value and interval of sets (b, n, d), leaving the criterion as it was."""
         kept, gather, training = self.criterion.last, self.criterion.gather, self.criterion.training
-        self.criterion.gather = False
+        warned, self.criterion.gather = self.criterion._warned, False
         try:
-            self.criterion.eval()(x, y)
+            devices = [x.device] if x.device.type == "cuda" else []
+            with torch.random.fork_rng(devices=devices):  # sliced projections draw
+                torch.manual_seed(self.steps)
+                self.criterion.eval()(x, y)
             assert self.criterion.last is not None
             return self.criterion.last[:3]
         finally:
             self.criterion.last, self.criterion.gather = kept, gather
+            self.criterion._warned = warned
             self.criterion.train(training)
 
     def callback(self) -> "Callback":
@@ -199,7 +203,11 @@ def principal_scores(x: Tensor) -> Tensor:
     A monotone map of a feature leaves the mutual information alone, dropping coordinates lowers it.
     """
     n, d = x.shape
-    ranks = (x.argsort(0).argsort(0) + 0.5) / n
+    # ties share the middle of their ranks: in the order of the rows they would tie both sides to it
+    columns = x.T.contiguous()
+    ordered = columns.sort(1).values
+    below, above = (torch.searchsorted(ordered, columns, right=right) for right in (False, True))
+    ranks = (below + above).T / (2 * n)
     z = torch.special.ndtri(ranks.double())
     z = torch.where(x.amax(0) > x.amin(0), z, 0.0)
     if d > DIMS:

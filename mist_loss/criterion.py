@@ -110,6 +110,8 @@ class MISTCriterion(nn.Module):
         limit = self.model.config.dims[1]
         if components is not None and not 1 <= components <= limit:
             raise ValueError(f"expected components between 1 and {limit}, which the model reads, got {components}")
+        if components is not None and (projection == "none" or isinstance(projection, LearnedProjection)):
+            raise ValueError(f"components needs a projection that is fitted or drawn, got {projection!r}: leave it out")
         if frozen:
             self.freeze()
         else:
@@ -218,7 +220,8 @@ class MISTCriterion(nn.Module):
         that trains the unfrozen weights keeps its moments.
 
         Args:
-            x: (n, dx) codes, at least 100 rows; better some thousands. Detached here.
+            x: (n, dx) codes, at least 100 rows; better some thousands: the flow reads one direction for 50
+                rows. Detached here.
             y: (m, dy).
             seconds: about how long it may take.
             seed: of what is drawn.

@@ -201,3 +201,11 @@ def test_lightning_callback(model, tmp_path):
         trainer.fit(module, data)
     assert [audit.step for audit in auditor.history] == [2, 4]
     assert trainer.callback_metrics["audit/value"] == pytest.approx(auditor.history[-1].value)
+
+
+def test_labels_that_share_nothing_are_certified_nothing():
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.nn.functional.one_hot(torch.randint(10, (1000,), generator=generator), 10) for _ in range(2))
+    u, v = (principal_scores(side.float()) for side in (x, y))
+    certified, _ = certify(u, v, generator)
+    assert certified < 0.2

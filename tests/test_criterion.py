@@ -437,3 +437,8 @@ def test_not_finite_on_a_device_that_must_not_wait(criterion, monkeypatch):
     assert criterion(broken, y).isnan()
     assert criterion.last.value.isnan().tolist() == [False, True]
     assert criterion(x, y).isfinite()
+
+
+def test_components_need_a_projection(model):
+    with pytest.raises(ValueError, match="components"):
+        MISTCriterion(model, projection="none", components=8)

@@ -224,9 +224,11 @@ def refresh(model: MIST, x: Tensor, y: Tensor, seconds: float = 30.0, seed: int 
         seed: of flows and problems; another one each time shows other problems.
 
     Raises:
-        ValueError: codes that no flow can be fitted to.
+        ValueError: codes that no flow can be fitted to, or no time.
         PoorFit: a flow does not fit.
     """
+    if not seconds > 0:
+        raise ValueError(f"expected seconds above zero, got {seconds}")
     began = time.monotonic()
     device = model.vector_mean.device
     marginals, reports = {}, {}

@@ -59,7 +59,7 @@ def channel_pairs(
         n: rows of the set.
 
     Raises:
-        ValueError: there is no pair of classes.
+        ValueError: there is no pair of classes, or a side lacks one.
     """
     if not classes:
         raise ValueError("expected at least one pair of classes, got none: use more directions or other labels")
@@ -72,6 +72,8 @@ def channel_pairs(
             picked = torch.empty(n, dtype=torch.long)
             for bit in (0, 1):
                 places, own = torch.nonzero(bits == bit)[:, 0], torch.nonzero(labels == pair[bit])[:, 0]
+                if not len(own):
+                    raise ValueError(f"expected rows of class {int(pair[bit])} on both sides, got none on one of them")
                 # in random order, none again before all were shown
                 rounds = [own[torch.randperm(len(own))] for _ in range(-(-len(places) // len(own)))]
                 picked[places] = torch.cat([*rounds, own[:0]])[: len(places)]

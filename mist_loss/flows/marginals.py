@@ -310,7 +310,8 @@ def _principal(
         raise ValueError(f"expected width up to {rank}, the directions in which {name} varies, got {width}")
     kept = min(allowed, rank)
     layers, hidden, bins = sizes
-    marginal = Marginal(train.shape[1], kept, kept == rank, layers, hidden, bins).to(train.device)
+    exact = kept == rank and train.shape[1] <= WIDEST  # no estimator reads wider rows
+    marginal = Marginal(train.shape[1], kept, exact, layers, hidden, bins).to(train.device)
     marginal.center.copy_(center)
     marginal.spread.copy_(spread)
     marginal.directions.copy_(directions[:kept].T)

@@ -91,7 +91,7 @@ def finetune(
     done = start
     with _bar(config.steps, start, progress) as bar, torch.enable_grad():
         for step in range(start, config.steps):
-            spent = (time.monotonic() - began) / seconds
+            spent = (time.monotonic() - began) / seconds if seconds > 0 else 1.0
             if spent >= 1:
                 break
             for settings in optimizer.param_groups:  # a short time shortens the schedule
