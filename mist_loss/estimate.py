@@ -15,6 +15,7 @@ from mist_loss.model.projection import METHODS, directions, project
 from mist_loss.validation import check_choice, check_level, paired_sets, require_finite
 
 PROJECTIONS = (*METHODS, "none")
+LABEL_REPEATS = 8  # rows that are equal, on average, where a side is a label
 
 
 class Estimate(NamedTuple):
@@ -35,7 +36,8 @@ def estimate_mi(
     """Estimate I(x; y) from paired rows, in one pass of the pretrained model (arXiv 2511.18945).
 
     Deterministic, unless projection="sliced". The result carries gradients when x or y does (those of
-    ``mist_loss.model.network.steady``). The model keeps its precision under autocast.
+    ``mist_loss.model.network.steady``). The model keeps its precision under autocast. Nothing exceeds what a label
+    can share, see ``label_entropy``.
 
     Args:
         x: (n, dx), or (b, n, dx) for b sets; NumPy or tensor, any float dtype, any device; at least 4 rows.
@@ -63,7 +65,9 @@ def estimate_mi(
         warnings.warn(note, stacklevel=2)
     differentiable = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
     with torch.set_grad_enabled(differentiable), torch.autocast(x.device.type, enabled=False):
-        result = interval(predict(network, x, y, projection), level)
+        limit = torch.minimum(label_entropy(x.detach()), label_entropy(y.detach()))
+        found = interval(predict(network, x, y, projection), level)
+        result = Estimate(*(torch.minimum(t, limit.to(t)) for t in found))
     return Estimate(*(t[0] for t in result)) if single else result
 
 
@@ -93,6 +97,28 @@ def predict(network: MIST, x: Tensor, y: Tensor, projection: str, components: in
 def _constant(side: Tensor) -> Tensor:
     """(b,) whether all rows of (b, n, d) are the same."""
     return (side == side[:, :1]).flatten(1).all(1)
+
+
+def label_entropy(side: Tensor) -> Tensor:
+    """What a side that is a label can share at most: its entropy, since I(x; y) <= H(x); infinite for other sides.
+
+    A side is taken for a label where each of its rows comes LABEL_REPEATS times on average. The entropy is that of the
+    sample with the correction of Miller (1955), (k - 1) / 2n for k values.
+
+    Args:
+        side: (b, n, d).
+
+    Returns:
+        (b,) nats, float32.
+    """
+    limits = []
+    for rows in side:
+        counts = torch.unique(rows, dim=0, return_counts=True)[1]
+        n, k = len(rows), len(counts)
+        share = counts / n
+        entropy = -(share * share.log()).sum() + (k - 1) / (2 * n)
+        limits.append(entropy if LABEL_REPEATS * k <= n else torch.full_like(entropy, torch.inf))
+    return torch.stack(limits)
 
 
 def projection_note(network: MIST, x: Tensor, y: Tensor, projection: str) -> str | None:

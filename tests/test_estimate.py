@@ -1,4 +1,5 @@
 import json
+import math
 import sys
 import warnings
 
@@ -8,6 +9,7 @@ import torch
 
 from mist_loss import MIST, cli, estimate_mi
 from mist_loss import estimate as estimate_module
+from mist_loss.estimate import label_entropy
 from mist_loss.model import quantiles, weights
 from mist_loss.tables import read_columns
 
@@ -278,3 +280,14 @@ def test_nothing_is_shared_with_a_constant(model):
     assert result.value[1] == result.low[1] == result.high[1] == 0
     assert result.value[0] > 0
     assert estimate_mi(torch.ones(50, 1), torch.randn(50, 3), model=model).value == 0
+
+
+def test_a_label_shares_no_more_than_its_entropy(model):
+    labels = torch.arange(200).remainder(4)
+    x = torch.nn.functional.one_hot(labels, 4).float()
+    limit = math.log(4) + 3 / 400
+    assert label_entropy(x[None]).item() == pytest.approx(limit)
+    assert label_entropy(torch.randn(1, 200, 1)).item() == math.inf
+    assert label_entropy(torch.randn(1, 200, 1).relu()).item() == math.inf  # zeros beside distinct values are no label
+    result = estimate_mi(x, x + 0.01 * torch.randn(200, 4), model=model)
+    assert result.high <= limit + 1e-6
