@@ -111,13 +111,16 @@ def label_entropy(side: Tensor) -> Tensor:
     Returns:
         (b,) nats, float32.
     """
-    limits = []
+    n, limits = side.shape[1], []
     for rows in side:
-        counts = torch.unique(rows, dim=0, return_counts=True)[1]
-        n, k = len(rows), len(counts)
-        share = counts / n
-        entropy = -(share * share.log()).sum() + (k - 1) / (2 * n)
-        limits.append(entropy if LABEL_REPEATS * k <= n else torch.full_like(entropy, torch.inf))
+        limit = torch.full((), torch.inf, device=side.device)
+        # a column has no more values than there are rows: a look at one spares most samples the sorting of rows
+        if LABEL_REPEATS * len(rows[:, 0].unique()) <= n:
+            counts = torch.unique(rows, dim=0, return_counts=True)[1]
+            share = counts / n
+            if LABEL_REPEATS * len(counts) <= n:
+                limit = -(share * share.log()).sum() + (len(counts) - 1) / (2 * n)
+        limits.append(limit)
     return torch.stack(limits)
 
 

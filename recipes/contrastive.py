@@ -53,7 +53,7 @@ from mist_loss import MISTCriterion
 
 PROBE_IMAGES = 5000  # of a large set: enough to compare encoders, and quick
 TEMPERATURE = 0.2  # of NT-Xent
-# dimensions of the projection and noise on it, chosen on seed 0
+# dimensions of the projection and noise on it: first guesses
 PROJECTIONS = {"mist": (8, 0.5), "ntxent": (64, 0.0), "vicreg": (64, 0.0), "barlow": (64, 0.0), "mist+ntxent": (8, 0.5)}
 COLUMNS = {
     "linear probe": "linear",

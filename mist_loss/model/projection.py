@@ -35,8 +35,8 @@ _RANK = 1e-10  # eigenvalues below this share of the largest are rounding, not v
 def directions(n: int, limit: int) -> int:
     """Directions to keep of a wide sample: one for each eight rows, at least 4 and at most the model's limit.
 
-    With more, the noise is estimated. Sixteen rows of 128 dimensions that share 1.67 nats are estimated at 1.6 with
-    4 principal directions, and at 9 with 15; of these 7.7 remain when the rows of one side are shuffled.
+    With more, the noise is estimated. Sixteen rows of 128 dimensions that share 1.67 nats were estimated, by the first
+    weights, at 1.6 with 4 principal directions, and at 9 with 15; of these 7.7 remained when one side was shuffled.
     """
     return min(limit, max(4, n // 8))
 
