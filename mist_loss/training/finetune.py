@@ -14,32 +14,18 @@ from mist_loss.meta.families import Problem
 from mist_loss.model.network import MIST
 from mist_loss.training import state
 from mist_loss.training.losses import relative_loss
-from mist_loss.training.pretrain import PretrainConfig, exponential_average, learning_rate
+from mist_loss.training.optimisation import OptimisationConfig, exponential_average, learning_rate
 from mist_loss.training.stream import draw_seed, seeded
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
-    """What determines the weights, besides the problems; the fields mean what they mean in ``PretrainConfig``."""
+class FinetuneConfig(OptimisationConfig):
+    """What determines the weights, besides the problems."""
 
     steps: int = 160
-    groups: int = 4
     lr: float = 4e-4
     warmup: int = 10
-    weight_decay: float = 1e-3
-    clip: float = 1.0
     average: float = 0.95
-    precision: str = "no"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        self.schedule()  # refuses what cannot be
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"expected a positive lr, got {self.lr}")
-
-    def schedule(self) -> PretrainConfig:
-        """The settings that pretraining has as well."""
-        return PretrainConfig(**dataclasses.asdict(self))
 
 
 def finetune(
@@ -86,7 +72,6 @@ def finetune(
         state.load(state_path, model, average, optimizer)
         start = saved["step"]
 
-    schedule = config.schedule()
     began = saved_at = time.monotonic()
     done = start
     with _bar(config.steps, start, progress) as bar, torch.enable_grad():
@@ -95,7 +80,7 @@ def finetune(
             if spent >= 1:
                 break
             for settings in optimizer.param_groups:  # a short time shortens the schedule
-                settings["lr"] = learning_rate(schedule, max(step, int(spent * config.steps)))
+                settings["lr"] = learning_rate(config, max(step, int(spent * config.steps)))
             model.train()
             total = 0.0
             for index in range(config.groups):

@@ -29,58 +29,31 @@ from mist_loss.model.weights import find, save_weights, sha256
 from mist_loss.training import state
 from mist_loss.training.adversaries import Adversaries, Pool
 from mist_loss.training.losses import pinball, relative_loss
-from mist_loss.training.stream import SHARED, group
+from mist_loss.training.optimisation import OptimisationConfig, exponential_average, learning_rate, require_within
+from mist_loss.training.stream import GROUPS, SHARED, STEPS, group
 
 VALIDATION_SEED = -1  # of the stream of fixed problems; no run may use it
-NORMALIZATION_STEP = (1 << 20) - 1  # of the stream; its groups fix the normalisation constants
+NORMALIZATION_STEP = STEPS - 1  # of the stream; its groups fix the normalisation constants
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(OptimisationConfig):
     """What determines the weights: with the number of processes, the same configuration gives the same run."""
 
-    mixture: str = "broad"
     steps: int = 6000
-    groups: int = 4
     lr: float = 1e-3
     warmup: int = 200
-    weight_decay: float = 1e-3
-    clip: float = 1.0
     average: float = 0.999
-    precision: str = "no"
-    seed: int = 0
+    mixture: str = "broad"
     normalization_groups: int = 96
     adversaries: bool = False
     parent: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.mixture not in MIXTURES:
             raise ValueError(f"mixture must be one of {sorted(MIXTURES)}, got {self.mixture!r}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
-        # the stream's numbering has room for so many
-        limits = {
-            "steps": NORMALIZATION_STEP,
-            "groups": 32,
-            "normalization_groups": 32 * SHARED,
-            "warmup": NORMALIZATION_STEP,
-        }
-        for name, limit in limits.items():
-            if not 1 <= getattr(self, name) <= limit:
-                raise ValueError(f"{name} must be in 1 to {limit}, got {getattr(self, name)}")
-        if self.precision not in ("no", "bf16"):
-            raise ValueError(f"precision must be 'no' or 'bf16', got {self.precision!r}")
-
-
-def learning_rate(config: PretrainConfig, step: int) -> float:
-    """Linear warm-up, then half a cosine down to a thousandth."""
-    warm = min(1.0, (step + 1) / config.warmup)
-    return config.lr * warm * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
-
-
-def exponential_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """Exponential moving average that is a plain one at first, so that the random start is soon forgotten."""
-    return lambda average, current, count: torch.lerp(average, current, max(1 - decay, 9 / (9 + int(count))))
+        require_within("normalization_groups", self.normalization_groups, GROUPS * SHARED)
 
 
 def validation_problems(config: PretrainConfig, device: torch.device, count: int) -> list[Problem]:
@@ -156,7 +129,7 @@ def pretrain(
     if config.parent is None:
         network = architecture(MISTConfig(rows=mixture.rows, dims=mixture.dims)).to(device)
         fixed = [
-            group(mixture, config.seed, NORMALIZATION_STEP, i // 32, i % 32, device)
+            group(mixture, config.seed, NORMALIZATION_STEP, i // GROUPS, i % GROUPS, device)
             for i in range(config.normalization_groups)
         ]
         network.fit_normalization([network.summarize(x, y) for x, y, _ in fixed])

@@ -10,6 +10,7 @@ from mist_loss.meta.families import Problem
 from mist_loss.meta.mixtures import Mixture
 
 SMALLEST, LARGEST = 8, 48  # sets of a group; a group shares one shape, so that nothing is padded
+STEPS, GROUPS = 2**20, 2**5  # of a run and of a step: so many seeds there are
 SHARED = 2**7 - 1  # in place of a rank, for what all processes draw alike
 ROW_BUDGET = 8000  # rows of a group, between those bounds
 
@@ -19,9 +20,9 @@ def draw_seed(seed: int, step: int, process: int, index: int) -> int:
 
     Args:
         seed: of the run; runs start at unrelated places.
-        step: optimiser step, below 2^20.
+        step: optimiser step, below STEPS.
         process: rank, below 2^7 - 1; the last stands for what all processes share.
-        index: group within the step, below 2^5.
+        index: group within the step, below GROUPS.
     """
     start = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "big")
     return (start + (step << 12) + (process << 5) + index) % 2**32

@@ -70,7 +70,9 @@ def test_a_state_of_another_run_is_refused(model, tmp_path):
         finetune(copy_of(model), draw, FinetuneConfig(steps=2, groups=1), state, {"about": "second"})
 
 
-@pytest.mark.parametrize("change", [{"steps": 0}, {"groups": 33}, {"lr": 0.0}, {"lr": math.nan}, {"precision": "fp8"}])
+@pytest.mark.parametrize(
+    "change", [{"steps": 0}, {"groups": 33}, {"lr": 0.0}, {"lr": math.nan}, {"precision": "fp8"}, {"seed": -1}]
+)
 def test_settings_that_cannot_be_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         FinetuneConfig(**change)

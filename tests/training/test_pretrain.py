@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from mist_loss.meta.mixtures import MIXTURES
 from mist_loss.model.network import MIST
-from mist_loss.model.weights import read_header, sha256
-from mist_loss.training.pretrain import PretrainConfig, learning_rate, pretrain
+from mist_loss.model.weights import find, read_header, sha256
+from mist_loss.training.optimisation import learning_rate
+from mist_loss.training.pretrain import PretrainConfig, pretrain
 from mist_loss.training.stream import group
 
 pytest.importorskip("accelerate")
@@ -139,6 +140,13 @@ def test_mixed_precision_trains(tmp_path):
 def test_bad_settings(bad):
     with pytest.raises(ValueError, match=f"got .*{next(iter(bad.values()))}"):
         PretrainConfig(**bad)
+
+
+@pytest.mark.parametrize("name", ["mist-base", "mist-paper"])
+def test_settings_in_the_shipped_weights_can_be_used_again(name):
+    settings = read_header(find(name))["provenance"]["config"]
+    config = PretrainConfig(**settings)
+    assert {key: getattr(config, key) for key in settings} == settings
 
 
 def test_learning_rate_warms_up_and_decays():

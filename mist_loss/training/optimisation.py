@@ -1,0 +1,62 @@
+"""How weights are fitted, whatever the problems: AdamW, a warm-up and half a cosine, averaged weights."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mist_loss.training.stream import GROUPS, STEPS
+
+
+@dataclass(frozen=True)
+class OptimisationConfig:
+    """Settings that pretraining and fine-tuning share.
+
+    steps: of the optimiser. groups: of problems a step, for each process. lr: the largest step size. warmup: steps
+    until it is reached. weight_decay: of AdamW. clip: norm that gradients are cut to. average: decay of the exponential
+    average of the weights. precision: "no" for float32, "bf16" for autocast. seed: of the stream of problems.
+    """
+
+    steps: int
+    lr: float
+    warmup: int
+    average: float
+    groups: int = 4
+    weight_decay: float = 1e-3
+    clip: float = 1.0
+    precision: str = "no"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_within("steps", self.steps, STEPS - 1)
+        require_within("groups", self.groups, GROUPS)
+        require_within("warmup", self.warmup, STEPS - 1)
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be positive and finite, got {self.lr}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}: those are of validation")
+        if self.precision not in ("no", "bf16"):
+            raise ValueError(f"precision must be 'no' or 'bf16', got {self.precision!r}")
+
+
+def require_within(name: str, value: int, limit: int) -> None:
+    """Refuse a number that is not in 1 to limit, the room that the stream's numbering has.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not 1 <= value <= limit:
+        raise ValueError(f"{name} must be in 1 to {limit}, got {value}")
+
+
+def learning_rate(config: OptimisationConfig, step: int) -> float:
+    """Linear warm-up, then half a cosine down to a thousandth."""
+    warm = min(1.0, (step + 1) / config.warmup)
+    return config.lr * warm * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
+
+
+def exponential_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Exponential moving average that is a plain one at first, so that the random start is soon forgotten."""
+    return lambda average, current, count: torch.lerp(average, current, max(1 - decay, 9 / (9 + int(count))))
