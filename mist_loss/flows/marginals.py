@@ -129,10 +129,6 @@ class Marginal(nn.Module):
         normal, log_det = self.flow(white)
         return _normal_log_density(normal) + log_det
 
-    def normalize(self, x: Tensor) -> Tensor:
-        """Rows of the data (n, dims) -> standard normal rows (n, width), float64."""
-        return self.flow(self.whiten(x))[0]
-
     def generate(self, normal: Tensor) -> Tensor:
         """Standard normal rows (..., width) -> rows that look like the data (..., d), d as in ``dims``, float64."""
         white = normal.to(self.center.dtype).reshape(-1, self.width)
