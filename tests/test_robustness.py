@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mist_loss import MISTCriterion, QueuedCriterion
 from mist_loss.collapse import way_out
+from mist_loss.meta.structures import canonical_mi
 from mist_loss.model import frontend, network, quantiles, statistics
 from mist_loss.model.projection import LearnedProjection, project
 
@@ -328,8 +329,10 @@ def test_the_gradient_leads_out_of_collapse(start):
         criterion(first(x), second(y)).backward()
         nn.utils.clip_grad_norm_([*first.parameters(), *second.parameters()], 1.0)
         optimizer.step()
-    assert criterion.last is not None
-    assert criterion.last.low > 0.1
+    read = [torch.linalg.qr(encoder.weight.detach().double().T)[0] for encoder in (first, second)]
+    shared = canonical_mi(torch.linalg.svdvals(read[0].T @ (rho.double()[:, None] * read[1])))
+    # over 12 seeds no start ended below 0.60 (mist-base with sha256 163699f3...); the first coordinates alone have 0.62
+    assert shared > 0.5 * canonical_mi(rho)
 
 
 # anything

@@ -1,4 +1,8 @@
-"""Feature selection: scikit-learn's own checks, and features whose information is known."""
+"""Feature selection: scikit-learn's own checks, and features whose information is known.
+
+Bounds on estimates are the largest errors over 20 other seeds, given in comments (mist-base with sha256 163699f3...), and some
+room for other weights.
+"""
 
 import numpy as np
 import pytest
@@ -28,9 +32,9 @@ def test_select_k_best(rows):
     X, y = rows
     scores = selection.mutual_info(X, y)
     assert scores.shape == (5,)
-    # correlations 1, 0.5 over sqrt(1.5), squared: 2/3 and 1/6
+    # correlations 1, 0.5 over sqrt(1.5), squared: 2/3 and 1/6; errors up to 0.08
     assert scores[[1, 3]] == pytest.approx([-0.5 * np.log(1 / 3), -0.5 * np.log(5 / 6)], abs=0.1)
-    assert scores[[0, 2, 4]].max() < 0.05
+    assert scores[[0, 2, 4]].max() < 0.04  # up to 0.016
     selector = make_pipeline(StandardScaler(), SelectKBest(selection.mutual_info, k=2)).fit(X, y)
     assert selector[-1].get_support(indices=True).tolist() == [1, 3]
     selector = SelectFromModel(selection.MISTEstimator(), threshold=0.3).fit(X, y)
@@ -42,7 +46,9 @@ def test_labels_of_any_type(rows):
     numbers = np.digitize(y, [-0.5, 0.5])
     words = np.array(["low", "middle", "high"])[numbers]
     expected = selection.mutual_info(X, numbers)
-    np.testing.assert_allclose(selection.mutual_info(X, words), expected, atol=0.05)  # another label is the first
+    # another label is the first, and the front end removes that: differences up to 1e-6, if no two labels are equally
+    # frequent; then rounding ranks their radii, and 0.03 were seen
+    np.testing.assert_allclose(selection.mutual_info(X, words), expected, atol=1e-3)
     assert expected.argmax() == 1
     ordered = selection.mutual_info(X, numbers, discrete_target=False)
     assert not np.allclose(ordered, expected, atol=1e-6)
@@ -61,16 +67,16 @@ def test_a_label_behind_a_known_gap():
     y = rng.integers(0, 2, 800)
     X = np.column_stack([rng.normal(size=800), rng.normal(size=800) + 8 * y])
     noise, certain = selection.mutual_info(X, y)
-    assert noise < 0.1
-    assert certain == pytest.approx(np.log(2), abs=0.1)
+    assert noise < 0.04  # up to 0.012
+    assert np.log(2) - 0.2 < certain < np.log(2) + 0.001  # 0.03 to 0.16 below; no label says more than its entropy
 
 
 def test_the_joint_estimate(rows):
     X, y = rows
     estimator = selection.MISTEstimator(level=0.9).fit(X, y)
     truth = -0.5 * np.log(1 - 1.25 / 1.5)
-    assert estimator.mutual_information_ == pytest.approx(truth, abs=0.15)
+    assert estimator.mutual_information_ == pytest.approx(truth, abs=0.15)  # -0.06 to 0.11
     low, high = estimator.interval_
     assert low < estimator.mutual_information_ < high
     assert estimator.score(X, y) == pytest.approx(estimator.mutual_information_)
-    assert estimator.score(X, y[::-1]) < 0.1
+    assert estimator.score(X, y[::-1]) < 0.05  # up to 0.017
