@@ -1,7 +1,7 @@
 """Feature selection: scikit-learn's own checks, and features whose information is known.
 
-Bounds on estimates are the largest errors over 20 other seeds, given in comments (mist-base with sha256 163699f3...), and some
-room for other weights.
+Bounds on estimates are the largest errors over 20 other seeds, in comments (weights with sha256 163699f3...), and some
+room for others.
 """
 
 import numpy as np
