@@ -1,4 +1,8 @@
-"""The released weights against truths that are known: sets of Gaussian rows with analytic mutual information."""
+"""The released weights against truths that are known: sets of Gaussian rows with analytic mutual information.
+
+Bounds on estimates leave other weights half again as much as the worst of 12 to 20 other seeds needed (weights with
+sha256 163699f3...); what was seen is in comments.
+"""
 
 import pytest
 import torch
@@ -26,9 +30,8 @@ def test_gaussian_truth(dx, dy):
     x, y, mi = problems(64, 512, dx, dy)
     estimate = estimate_mi(x, y)
     tolerance = 0.15 + 0.1 * mi
-    # over 256 sets these weights have a share of 0.85 to 0.88 at (4, 4) and (8, 5), 0.97 or more elsewhere
-    assert ((estimate.value - mi).abs() < tolerance).float().mean() >= 0.75
-    assert (estimate.value - mi).abs().mean() < 0.12 + 0.1 * mi.mean()
+    assert ((estimate.value - mi).abs() < tolerance).float().mean() >= 0.85  # 0.91 at (8, 5), 0.94 at (4, 4), 0.98
+    assert (estimate.value - mi).abs().mean() < 0.09 + 0.08 * mi.mean()  # two thirds of it at (4, 4)
 
 
 def test_interval_contains_the_truth():
@@ -37,28 +40,28 @@ def test_interval_contains_the_truth():
         x, y, mi = problems(16, 512, d, d)
         estimate = estimate_mi(x, y, level=0.9)
         inside.append((estimate.low <= mi) & (mi <= estimate.high))
-    assert torch.cat(inside).float().mean() >= 0.8
+    assert torch.cat(inside).float().mean() >= 0.8  # 0.93 in the mean, 0.86 at worst
 
 
 def test_monotone_maps_change_little():
     x, y, mi = problems(8, 512, 3, 3)
     plain = estimate_mi(x, y).value
     bent = estimate_mi(x, y.sign() * y.abs() ** 1.5).value
-    assert ((bent - plain).abs() < 0.1 + 0.15 * mi).all()
+    assert ((bent - plain).abs() < 0.06 + 0.09 * mi).all()  # two thirds of it
 
 
 @pytest.mark.parametrize("d", [1, 2, 4, 8])
 def test_independent_is_near_zero(d):
     estimate = estimate_mi(torch.randn(8, 512, d), torch.randn(8, 512, d))
-    assert estimate.value.mean() < 0.1
-    assert estimate.value.max() < 0.2
-    assert estimate.low.max() < 0.05
+    assert estimate.value.mean() < 0.03  # 0.020, at 8
+    assert estimate.value.max() < 0.07  # 0.045, at 8
+    assert estimate.low.max() < 0.02  # 0.007
 
 
 def test_dependence_without_correlation():
     x, y, mi = signed_normal(torch.full((4, 1), 0.95), torch.full((4,), 0.5), 512, 1, 1)
     estimate = estimate_mi(x, y)
-    assert ((estimate.value - mi).abs() < 0.15 + 0.1 * mi).all()
+    assert ((estimate.value - mi).abs() < 0.15 + 0.1 * mi).all()  # 0.7 of it
 
 
 def test_stronger_correlation_gives_more():
