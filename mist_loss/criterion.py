@@ -1,6 +1,7 @@
 """Mutual information as a loss."""
 
 import copy
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from mist_loss.collapse import way_out
 from mist_loss.distributed import gather_rows
 from mist_loss.estimate import PROJECTIONS, interval, predict, projection_note
+from mist_loss.facing import facing
 from mist_loss.model import quantiles
 from mist_loss.model.network import MIST
 from mist_loss.model.projection import LearnedProjection
@@ -65,7 +67,8 @@ class MISTCriterion(nn.Module):
     of it, or give it ``broadcast_buffers=False``.
 
     Gradients reach the input through correlations only and hold the canonical rotation constant, so they are not the
-    exact derivative of the number: see ``mist_loss.model.network.steady``.
+    exact derivative of the number: see ``mist_loss.model.network.steady``. When maximising, a small pull of each
+    coordinate of x towards the same coordinate of y is added to them, which leads off a saddle: ``mist_loss.facing``.
 
     Args:
         model: a registered name, the path of a .safetensors file, or a ``MIST``, of which the criterion takes a copy.
@@ -81,6 +84,8 @@ class MISTCriterion(nn.Module):
         gather: under ``torch.distributed``, read the rows of all processes as one set, see
             ``mist_loss.distributed``: an encoder in ``DistributedDataParallel`` gets the gradient of the whole batch.
             False, the default, reads the rows of this process.
+        pull: nats that a maximised correlation of facing coordinates counts in the gradient, see ``mist_loss.facing``;
+            0 leaves the gradient of the estimate alone. Codes wider than the model reads get none.
 
     Raises:
         ValueError: an unknown model or option.
@@ -96,6 +101,7 @@ class MISTCriterion(nn.Module):
         projection: str | LearnedProjection = "pca",
         components: int | None = None,
         gather: bool = False,
+        pull: float = 0.1,
     ):
         super().__init__()
         self.objective = check_choice("objective", objective, SIGNS)
@@ -103,7 +109,9 @@ class MISTCriterion(nn.Module):
         if not isinstance(projection, LearnedProjection):
             check_choice("projection", projection, PROJECTIONS)
         self.projection = projection
-        self.components, self.gather = components, gather
+        if not 0 <= pull < math.inf:
+            raise ValueError(f"expected a finite pull of at least 0, got {pull}: 0 leaves it out")
+        self.components, self.gather, self.pull = components, gather, pull
         self.last: Last | None = None
         self._warned = False
         self.model = copy.deepcopy(model) if isinstance(model, MIST) else MIST.from_pretrained(model)
@@ -188,7 +196,11 @@ class MISTCriterion(nn.Module):
             self.last = self._describe(knots.detach(), x.shape[1], dims, single)
             nats = quantiles.mean(knots) if self.quantile is None else quantiles.quantile(knots, self.quantile)
             loss = SIGNS[self.objective] * nats.mean()
-            return loss + way_out(x, y) if self.objective == "maximize" else loss
+            if self.objective == "maximize":
+                loss = loss + way_out(x, y)
+                if self.pull and max(dims) <= self.model.config.dims[1]:
+                    loss = loss + facing(x, y, self.pull).to(loss.dtype)
+            return loss
 
     def _predict(self, x: Tensor, y: Tensor) -> Tensor:
         projection = self.projection
@@ -239,5 +251,5 @@ class MISTCriterion(nn.Module):
 
     def extra_repr(self) -> str:
         """Options, for printing."""
-        names = ("objective", "quantile", "frozen", "projection", "components", "gather")
+        names = ("objective", "quantile", "frozen", "projection", "components", "gather", "pull")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names if name not in self._modules)

@@ -30,7 +30,7 @@ class Hidden:
     dims: int
     view_dims: int
     rows: int = 256
-    steps: int = 500
+    steps: int = 1000
     rho: float = 0.85
     dof: float = 2.0
     direction: str = "minimize"

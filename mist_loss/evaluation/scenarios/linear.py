@@ -53,7 +53,7 @@ class Linear:
     rho: tuple[float, ...]
     dims: int
     rows: int = 256
-    steps: int = 500
+    steps: int = 1000
     direction: str = "maximize"
     dof: float = math.inf
 

@@ -30,7 +30,7 @@ class Nonlinear:
     view_dims: int
     dims: int
     rows: int = 256
-    steps: int = 500
+    steps: int = 1000
     direction: str = "maximize"
     additive: bool = False
     kind = "nonlinear"

@@ -23,7 +23,7 @@ class Samples:
     name: str
     dims: int
     rows: int = 256
-    steps: int = 500
+    steps: int = 1000
     direction: str = "maximize"
     kind = "samples"
 

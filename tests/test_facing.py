@@ -1,0 +1,64 @@
+"""The pull off the saddle of mutual information: worth nothing, and it leads where codes share nothing yet."""
+
+import pytest
+import torch
+from torch import nn
+
+from mist_loss import MISTCriterion
+from mist_loss.facing import facing
+from mist_loss.meta.structures import canonical_mi, gaussian_mi
+
+
+def test_it_is_worth_nothing_and_raises_every_facing_correlation_alike():
+    x, y = torch.randn(2, 4000, 3), torch.randn(2, 4000, 3)
+    x.requires_grad_()
+    value = facing(x, y, weight=0.5)
+    assert value == 0
+    (gradient,) = torch.autograd.grad(value, x)
+    # where nothing is shared yet the slope is that of the correlation: each row of x goes towards its row of y
+    along = -(gradient * y).sum((0, 1))
+    torch.testing.assert_close(along, along.mean().expand(3), rtol=0.15, atol=0)
+    assert (along > 0).all()
+
+
+def test_sides_of_different_width_and_constant_features_give_finite_gradients():
+    x, y = torch.randn(1, 50, 4), torch.randn(1, 50, 2)
+    x[..., 1] = 3.0
+    x.requires_grad_(), y.requires_grad_()
+    facing(x, y, 1.0).backward()
+    assert x.grad.isfinite().all()
+    assert y.grad.isfinite().all()
+    assert y.grad.abs().amax() > 0
+
+
+@pytest.mark.parametrize("pull", [-1.0, float("inf"), float("nan")])
+def test_a_pull_that_cannot_be_is_refused(pull):
+    with pytest.raises(ValueError, match="pull"):
+        MISTCriterion(pull=pull)
+
+
+def test_minimising_knows_no_pull():
+    x, y = torch.randn(64, 3, requires_grad=True), torch.randn(64, 3)
+    gradients = [torch.autograd.grad(MISTCriterion(objective="minimize", pull=pull)(x, y), x)[0] for pull in (0.0, 1.0)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+def test_a_dead_pair_comes_to_life():
+    """Two linear codes of Gaussian views; the second coordinates start on free noise, where nothing has a slope."""
+    rho = torch.tensor([0.8, 0.8, 0.0, 0.0])
+    first, second = nn.Linear(4, 2, bias=False), nn.Linear(4, 2, bias=False)
+    with torch.no_grad():
+        first.weight.copy_(torch.eye(4)[[0, 2]])
+        second.weight.copy_(torch.eye(4)[[0, 3]])
+    criterion = MISTCriterion()
+    optimizer = torch.optim.Adam([*first.parameters(), *second.parameters()], lr=0.03)
+    for _ in range(120):
+        x = torch.randn(256, 4)
+        y = rho * x + (1 - rho**2).sqrt() * torch.randn(256, 4)
+        optimizer.zero_grad()
+        criterion(first(x), second(y)).backward()
+        optimizer.step()
+    a, b = first.weight.detach().double(), second.weight.detach().double()
+    cross = (a * rho.double()) @ b.T
+    joint = torch.cat([torch.cat([a @ a.T, cross], 1), torch.cat([cross.T, b @ b.T], 1)])
+    assert gaussian_mi(joint[None], 2).item() > 0.9 * canonical_mi(rho[:2]).item()
