@@ -2,8 +2,8 @@
 
 Rows u and v are drawn with standard normal marginals and a known mutual information, and each is mapped by the flow of
 its side, which leaves the mutual information as it is. The dependence is that of a Gaussian of random canonical
-structure, of a Student-t, of pairs of random sign, or of cells: a label that is a function of u is sent through a noisy
-channel, and v falls into the cell that arrives. Cells are slabs of the normal space, or clusters of the mapped rows.
+structure, of a Student-t, or of pairs of random sign. Or the mapped rows themselves are paired: the cluster of x, which
+is a function of the row, is sent through a noisy channel as a label, and y is a row of the cluster that arrives.
 """
 
 import math
@@ -23,6 +23,8 @@ GRID = 4096  # points of the tables of radii
 POOL = 8192  # mapped rows of a side that clusters are found in, and drawn from
 CLUSTERS = 24
 MOST_BLOCKS = 4
+CLUSTERED = 0.4  # of single blocks: labels through a channel; the others are continuous
+ALIKE = 0.5  # of the sets: all blocks are labels, through one channel
 LARGEST = 32  # sets of a group
 
 
@@ -101,26 +103,6 @@ def signed(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     return families.signed_normal(rho, 0.25 * torch.rand(b, device=device), n, dx, dy)
 
 
-def slabs(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
-    """Some coordinates are cut into slabs of equal probability whose number goes through a symmetric channel.
-
-    The slab is a function of the row, so that k coordinates share k (log m - h) nats: the capacity of the channel.
-    """
-    m = min(dx, dy)
-    cells = int(torch.randint(2, 7, ())) if torch.rand(()) < 0.5 else 2
-    active = torch.arange(m, device=device) < torch.randint(1, min(m, 8) + 1, (b, 1), device=device)
-    flip = _flip(b, cells, device)
-    u, v = torch.rand(b, n, dx, device=device), torch.rand(b, n, dy, device=device)
-    sent = (u[..., :m] * cells).floor().clamp_max(cells - 1)
-    wrong = torch.rand(b, n, m, device=device) < flip[:, None, None]
-    received = (sent + wrong * torch.randint(1, cells, (b, n, m), device=device)) % cells
-    v[..., :m] = torch.where(active[:, None], (received + v[..., :m]) / cells, v[..., :m])
-    uniform_prior = torch.full((b, cells), 1 / cells, device=device)
-    nats = discrete.label_mi(discrete.symmetric_channel(uniform_prior, flip)) * active.sum(1)
-    x, y = (torch.special.ndtri(t.clamp(1e-7, 1 - 1e-7)) for t in (u, v))
-    return Problem(x, y, nats.clamp_min(0).float())
-
-
 def _flip(b: int, cells: int, device: torch.device) -> Tensor:
     """(b,) flip rates up to that at which nothing gets through, low ones more often; a fifth of channels is clean."""
     rate = torch.rand(b, device=device) ** 1.5 * (torch.rand(b, device=device) < 0.8)
@@ -131,7 +113,6 @@ NORMAL: dict[str, tuple[float, Callable[[int, int, int, int, torch.device], Prob
     "gaussian": (4, gaussian),
     "student": (2, student),
     "signed": (1, signed),
-    "slabs": (3, slabs),
 }
 
 
@@ -143,11 +124,14 @@ def rotated(problem: Problem) -> Problem:
 
 
 class Pool(NamedTuple):
-    """Mapped rows (p, d) of one side, the cluster of each (p,), and the centres (c, d) of standardised clusters."""
+    """Mapped rows (p, d) of one side, and the cluster of each (p,), from 0 without gaps."""
 
     rows: Tensor
     clusters: Tensor
-    centres: Tensor
+
+    def choose(self, count: int) -> Tensor:
+        """Different clusters (count,) at random."""
+        return torch.randperm(int(self.clusters.max()) + 1)[:count].to(self.clusters.device)
 
 
 def cluster(rows: Tensor, count: int, rounds: int = 15) -> Pool:
@@ -163,7 +147,7 @@ def cluster(rows: Tensor, count: int, rounds: int = 15) -> Pool:
         centres = torch.where(size > 0, member.T @ standard / size.clamp_min(1), centres)
     labels = torch.cdist(standard, centres).argmin(1)
     used = torch.nonzero(labels.bincount(minlength=len(centres)))[:, 0]
-    return Pool(rows, torch.searchsorted(used, labels), centres[used])
+    return Pool(rows, torch.searchsorted(used, labels))
 
 
 class Pushed:
@@ -200,32 +184,48 @@ class Pushed:
         family = NORMAL[names[int(torch.multinomial(weights, 1))]][1]
         return rotated(family(b, n, self.x.width, self.y.width, self.device))
 
-    def clustered(self, b: int, n: int) -> Problem:
-        """b sets of n mapped rows whose clusters, or groups of clusters, went through a symmetric channel."""
+    def channel(self, b: int) -> Tensor:
+        """(b, k, k) joint probabilities of a label of few values and what a symmetric channel makes of it."""
         groups = int(torch.randint(2, 6, ())) if torch.rand(()) < 0.5 else 2
         prior = torch.rand(b, groups, device=self.device) + 0.2
         prior = prior / prior.sum(1, keepdim=True) if torch.rand(()) < 0.5 else torch.full_like(prior, 1 / groups)
-        joint = discrete.symmetric_channel(prior, _flip(b, groups, self.device))
+        return discrete.symmetric_channel(prior, _flip(b, groups, self.device))
+
+    def clustered(self, joint: Tensor, n: int) -> Problem:
+        """b sets of n mapped rows whose clusters are labels of joint probabilities (b, k, k).
+
+        Classes are compact: a linear function of the rows tells two of them apart almost as well as it does two
+        clusters. Unions of clusters look nothing like classes; what they share is hidden from sets of few rows, and
+        teaches an estimator to expect more than it sees.
+        """
+        groups = joint.shape[1]
         cells = torch.multinomial(joint.flatten(1), n, replacement=True)
         found: list[list[Tensor]] = [[], []]
-        for i in range(b):
-            grouping = _grouping(self.pools[0], groups)
+        for i in range(len(joint)):
+            chosen = self.pools[0].choose(groups)
             for side, pool, labels in zip(found, self.pools, (cells[i] // groups, cells[i] % groups), strict=True):
                 if pool is not self.pools[0]:  # one flow for both sides: a label names the same clusters on both
-                    grouping = _grouping(pool, groups)
-                side.append(pool.rows[_pick(pool, grouping, labels)])
+                    chosen = pool.choose(groups)
+                side.append(pool.rows[_pick(pool, chosen, labels)])
         return Problem(torch.stack(found[0]), torch.stack(found[1]), discrete.label_mi(joint).clamp_min(0).float())
 
     def block(self, b: int, n: int) -> Problem:
         """b sets of n rows of one kind of dependence, mapped."""
-        if torch.rand(()) < 0.6:
-            return self.clustered(b, n)
+        if torch.rand(()) < CLUSTERED:
+            return self.clustered(self.channel(b), n)
         u, v, mi = self.normal(b, n)
         return Problem(self._push(self.x, u), self._push(self.y, v), mi)
 
     def batch(self, b: int, n: int, blocks: int = 1) -> Problem:
-        """b sets of n rows; each holds ``blocks`` independent problems side by side, whose nats add up."""
-        parts = [self.block(b, n) for _ in range(blocks)]
+        """b sets of n rows; each holds ``blocks`` independent problems side by side, whose nats add up.
+
+        Half the time they are labels that went through the same channel: several sources of one kind.
+        """
+        if torch.rand(()) < ALIKE:
+            joint = self.channel(b)
+            parts = [self.clustered(joint, n) for _ in range(blocks)]
+        else:
+            parts = [self.block(b, n) for _ in range(blocks)]
         x, y, mi = zip(*parts, strict=True)
         return Problem(torch.cat(x, dim=2), torch.cat(y, dim=2), torch.stack(mi).sum(0))
 
@@ -239,27 +239,11 @@ class Pushed:
         return Problem(*(torch.cat(t) for t in zip(*halves, strict=True)))
 
 
-def _grouping(pool: Pool, groups: int) -> Tensor:
-    """(clusters,) the group of each cluster, or -1 for clusters left out.
-
-    A group is a cluster, and half the time all clusters that lie nearer to it than to the others: classes are regions,
-    and dependence through a patchwork of regions could not be seen, which would teach nothing but doubt.
-    """
-    count = len(pool.centres)
-    seeds = torch.randperm(count)[:groups].to(pool.centres.device)
-    nearest = torch.cdist(pool.centres, pool.centres[seeds]).argmin(1)
-    if torch.rand(()) < 0.5:
-        return nearest
-    alone = torch.full_like(nearest, -1)
-    alone[seeds] = torch.arange(groups, device=seeds.device)
-    return alone
-
-
-def _pick(pool: Pool, grouping: Tensor, labels: Tensor) -> Tensor:
-    """Indices (n,) of random rows of the pool, each of the group that its label names."""
-    group = grouping[pool.clusters]
-    order = group.argsort()
-    size = torch.bincount(group[group >= 0], minlength=int(grouping.max()) + 1)
-    start = (group < 0).sum() + size.cumsum(0) - size
-    chosen = (torch.rand(len(labels), device=labels.device) * size[labels]).long().clamp_max(size[labels] - 1)
-    return order[start[labels] + chosen]
+def _pick(pool: Pool, chosen: Tensor, labels: Tensor) -> Tensor:
+    """Indices (n,) of random rows of the pool, each of the cluster (k,) that its label (n,) names."""
+    order = pool.clusters.argsort()
+    size = pool.clusters.bincount()
+    start = size.cumsum(0) - size
+    asked = chosen[labels]
+    place = (torch.rand(len(labels), device=labels.device) * size[asked]).long().clamp_max(size[asked] - 1)
+    return order[start[asked] + place]
