@@ -23,6 +23,7 @@ from mist_loss.validation import check_choice, check_level, finite_sets, paired_
 SIGNS = {"maximize": -1.0, "minimize": 1.0}
 TINY = 1e-32  # counts as zero
 LEVEL = 0.9  # of the interval in ``criterion.last``
+PULL = 0.1  # stronger ones reach more, and turn the gradient further away from that of the truth: docs/objective.md
 
 
 class Last(NamedTuple):
@@ -101,7 +102,7 @@ class MISTCriterion(nn.Module):
         projection: str | LearnedProjection = "pca",
         components: int | None = None,
         gather: bool = False,
-        pull: float = 0.1,
+        pull: float = PULL,
     ):
         super().__init__()
         self.objective = check_choice("objective", objective, SIGNS)

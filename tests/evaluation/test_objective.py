@@ -256,6 +256,14 @@ def test_a_conservative_quantile_has_the_side_of_the_direction():
     assert -low[0].item() == pytest.approx(middle[1].low, abs=1e-5)
 
 
+def test_another_pull_changes_the_gradient_and_not_the_number():
+    z1, z2 = torch.randn(64, 3, requires_grad=True), torch.randn(64, 3)
+    found = [contenders.named(f"mist-base@{pull}").make(3, "maximize")(z1, z2) for pull in ("pull0", "pull0.5")]
+    assert found[0][1] == found[1][1]
+    gradients = [torch.autograd.grad(loss, z1)[0] for loss, _ in found]
+    assert (gradients[0] - gradients[1]).abs().max() > 1e-5
+
+
 # codes of 4 of 12 dimensions, 128 rows a step: enough for mist-base to show what it does
 TINY_UP = Linear("up", spectrum("decaying", 12, 4), dims=4, rows=128)
 TINY_DOWN = Linear("down", spectrum("decaying", 8, 4), dims=4, rows=128, direction="minimize")

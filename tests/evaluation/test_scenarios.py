@@ -42,19 +42,19 @@ def plug_in(z1: Tensor, z2: Tensor) -> float:
     [
         (
             Linear("a", (0.5,), 1),
-            "Linear(name='a', rho=(0.5,), dims=1, rows=256, steps=500, direction='maximize', dof=inf)",
+            "Linear(name='a', rho=(0.5,), dims=1, rows=256, steps=1000, direction='maximize', dof=inf)",
         ),
         (
             Nonlinear("a", (0.5,), 2, 1),
-            "Nonlinear(name='a', strength=(0.5,), view_dims=2, dims=1, rows=256, steps=500, direction='maximize', "
+            "Nonlinear(name='a', strength=(0.5,), view_dims=2, dims=1, rows=256, steps=1000, direction='maximize', "
             "additive=False)",
         ),
         (
             Hidden("a", "signs", 1, 2),
-            "Hidden(name='a', how='signs', dims=1, view_dims=2, rows=256, steps=500, rho=0.85, dof=2.0, "
+            "Hidden(name='a', how='signs', dims=1, view_dims=2, rows=256, steps=1000, rho=0.85, dof=2.0, "
             "direction='minimize')",
         ),
-        (Samples("a", 1), "Samples(name='a', dims=1, rows=256, steps=500, direction='maximize')"),
+        (Samples("a", 1), "Samples(name='a', dims=1, rows=256, steps=1000, direction='maximize')"),
     ],
 )
 def test_stored_results_find_their_scenario_by_its_fields(scenario, text):
