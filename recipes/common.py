@@ -29,7 +29,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 CHECKPOINT = "checkpoint.safetensors"
-NOT_SETTINGS = ("resume", "compare", "seeds", "output", "device")  # they do not change what a run computes
+NOT_SETTINGS = ("resume", "compare", "tune", "seeds", "output", "device")  # they do not change what a run computes
 
 
 def add_flags(parser: argparse.ArgumentParser, name: str, epochs: int, batch_size: int, lr: float) -> None:
@@ -242,11 +242,11 @@ def _score(classifier: object, train: Tensor, labels: Tensor, test: Tensor, test
 
 
 def sweep(
-    run: Callable[[argparse.Namespace], dict], args: argparse.Namespace, flag: str, methods: Sequence[str]
+    run: Callable[[argparse.Namespace], dict], args: argparse.Namespace, flag: str, methods: Sequence[object]
 ) -> list[dict]:
     """Results of all methods over all seeds, each in its folder; what is finished there with these settings is kept."""
 
-    def one(method: str, seed: int) -> dict:
+    def one(method: object, seed: int) -> dict:
         single = copy.copy(args)
         vars(single).update({flag: method, "seed": seed, "output": args.output / f"{method}-{seed}", "resume": True})
         done = single.output / "result.json"

@@ -5,52 +5,33 @@
     python recipes/disentangle.py --data path/to/emoji             # see factors.py
     python recipes/disentangle.py --penalty club                   # or another of penalties.py
     python recipes/disentangle.py --compare --seeds 3 4 5          # all of them, as a table
+    python recipes/disentangle.py --tune                           # several weights of each, on seed 0
 
 Content is trained to say the class and style the colour, both together to rebuild the image. Nothing so far keeps
 the colour out of the content, nor the class out of the style: that is the penalty's task. Fresh probes, trained
 afterwards on frozen codes, say how much of the one is left in the other.
+
+A code is a draw around what the encoder says, as in a variational autoencoder. Codes without noise share infinitely
+many nats in principle, and hide in small variations what no penalty sees and every probe reads.
 """
 
 import argparse
-import json
 
 import torch
 import torch.nn.functional as F
-from common import (
-    add_compare_flags,
-    add_flags,
-    amp,
-    at_least,
-    batches,
-    load_checkpoint,
-    neural_probe,
-    report,
-    save_checkpoint,
-    save_figure,
-    save_tensors,
-    seconds,
-    set_rate,
-    settings,
-    small_trunk,
-    start,
-    steps_an_epoch,
-    sweep,
-    table,
-    write,
-    write_metrics,
-)
-from factors import Factors, Part, draw, load_factors
+from common import at_least, neural_probe, small_trunk, start
+from factors import Factors, Part, load_factors, sample
 from matplotlib.figure import Figure
-from penalties import PENALTIES, Fitted, build_penalty
+from penalised import add_penalty_flags, carry_out, finish, fit
+from penalties import build_penalty
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from mist_loss import estimate_mi
 
 WEIGHTS = {
     "none": 0.0,
     "mist": 0.1,
-    "mist-sketch": 0.1,
+    "mist-label": 0.1,
     "club": 0.03,
     "mine": 0.1,
     "hsic": 1.0,
@@ -64,17 +45,13 @@ COLUMNS = {
     "squared error": "reconstruction",
     "ms a step": "step_ms",
 }
-PROBE_IMAGES = 4000
+PROBE_IMAGES = 3000
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Options of the script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_flags(parser, "disentangle", epochs=60, batch_size=256, lr=3e-3)
-    add_compare_flags(parser)
-    parser.add_argument("--penalty", choices=PENALTIES, default="mist")
-    parser.add_argument("--weight", type=float, default=None, help="of the penalty (default: see WEIGHTS)")
-    parser.add_argument("--rebuild", type=float, default=10.0, help="weight of the squared error")
+    add_penalty_flags(parser, "disentangle", WEIGHTS)
     parser.add_argument("--content", type=at_least(1), default=16, help="dimensions of the content")
     parser.add_argument("--style", type=at_least(1), default=8, help="dimensions of the style")
     args = parser.parse_args(arguments)
@@ -84,11 +61,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 class TwoBranches(nn.Module):
-    """Images (b, 3, h, w) to content (b, c) and style (b, s), features of zero mean and unit variance, and back."""
+    """Images (b, 3, h, w) to content (b, c) and style (b, s), of unit variance before the noise on them, and back."""
 
-    def __init__(self, shape: tuple[int, int, int], content: int, style: int, contents: int, styles: int):
+    def __init__(self, shape: tuple[int, int, int], content: int, style: int, contents: int, styles: int, noise: float):
         super().__init__()
-        self.shape = shape
+        self.shape, self.noise = shape, noise
         pixels = shape[0] * shape[1] * shape[2]
         self.trunk = small_trunk(3)
         self.to_content, self.to_style = (
@@ -99,60 +76,29 @@ class TwoBranches(nn.Module):
         self.decoder = nn.Sequential(nn.Linear(content + style, 256), nn.ReLU(), nn.Linear(256, pixels), nn.Sigmoid())
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Content and style of the images."""
+        """Content and style of the images: one draw of their noise, in training and afterwards."""
         hidden = self.trunk(images)
-        return self.to_content(hidden), self.to_style(hidden)
+        content, style = self.to_content(hidden), self.to_style(hidden)
+        return content + self.noise * torch.randn_like(content), style + self.noise * torch.randn_like(style)
 
     def rebuild(self, content: Tensor, style: Tensor) -> Tensor:
         """Images (b, 3, h, w) in [0, 1]."""
         return self.decoder(torch.cat([content, style], dim=1)).unflatten(1, self.shape)
 
 
-def train(args: argparse.Namespace, factors: Factors, model: TwoBranches) -> tuple[list[dict], float]:
-    """Train in place, from a checkpoint if asked; returns a row of numbers for each epoch and the seconds a step."""
-    weight = WEIGHTS[args.penalty] if args.weight is None else args.weight
-    penalty = build_penalty(args.penalty, args.content, args.style, factors.contents, factors.styles).to(args.device)
-    learned = list(penalty.parameters()) if not isinstance(penalty, Fitted) else []  # Fitted has its own optimiser
-    optimizer = torch.optim.AdamW([*model.parameters(), *learned], lr=args.lr, weight_decay=1e-4)
-    optimizers = [optimizer, *([penalty.optimizer] if isinstance(penalty, Fitted) else [])]
-    both = nn.ModuleDict({"model": model, "penalty": penalty})
-    notes = load_checkpoint(args, both, optimizers) or {"history": [], "seconds": 0.0}
-    history, spent = notes["history"], notes["seconds"]
-    if args.compile:
-        model.compile()
-    n = len(factors.train.images)
-    per_epoch = steps_an_epoch(n, args.batch_size)
-    for epoch in tqdm(range(len(history), args.epochs), desc=args.penalty, unit="epoch", disable=None):
-        model.train()
-        clock, rows = seconds(args.device), []
-        for i, index in enumerate(batches(n, args.batch_size)):
-            set_rate(optimizer, args.lr, (epoch + i / per_epoch) / args.epochs)
-            images, content_label, style_label = draw(factors.train, index, args.device)
-            with amp(args):
-                content, style = model(images)
-                rebuilt = F.mse_loss(model.rebuild(content, style).float(), images)
-                heads = F.cross_entropy(model.content_head(content).float(), content_label)
-                heads = heads + F.cross_entropy(model.style_head(style).float(), style_label)
-            content, style = content.float(), style.float()
-            penalty.learn(content, style)
-            shared = penalty(content, style, content_label, style_label)
-            optimizer.zero_grad()
-            (args.rebuild * rebuilt + heads + weight * shared).backward()
-            optimizer.step()
-            rows.append(torch.stack([heads, rebuilt, shared]).detach())
-        spent += seconds(args.device) - clock
-        values = torch.stack(rows).mean(0).tolist()
-        history.append({"epoch": epoch + 1} | dict(zip(("heads", "rebuilt", "penalty"), values, strict=True)))
-        if (epoch + 1) % max(1, args.epochs // 20) == 0 or epoch + 1 == args.epochs:
-            save_checkpoint(args, both, optimizers, {"history": history, "seconds": spent})
-    return history, spent / (args.epochs * per_epoch)
+def losses(model: nn.Module, part: Part) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Cross entropy of both factors, squared error, content and style of a batch."""
+    content, style = model(part.images)
+    rebuilt = F.mse_loss(model.rebuild(content, style).float(), part.images)
+    said = F.cross_entropy(model.content_head(content).float(), part.content)
+    return said + F.cross_entropy(model.style_head(style).float(), part.style), rebuilt, content, style
 
 
 @torch.no_grad()
 def codes(model: TwoBranches, part: Part, device: torch.device) -> tuple[Part, Tensor, Tensor]:
-    """Up to PROBE_IMAGES images of a part, drawn once, with their content and style, in eval mode, on the CPU."""
+    """PROBE_IMAGES images of a part, with their content and style, in eval mode, on the CPU."""
     model.eval()
-    drawn = draw(part, torch.randperm(len(part.images))[:PROBE_IMAGES], device)
+    drawn = sample(part, PROBE_IMAGES, device)
     content, style = model(drawn.images)
     return Part(*(t.cpu() for t in drawn)), content.float().cpu(), style.float().cpu()
 
@@ -206,27 +152,23 @@ def run(args: argparse.Namespace) -> dict:
     factors = load_factors(args.data, args.images)
     start(args)
     shape = (3, *factors.train.images.shape[2:])
-    model = TwoBranches(shape, args.content, args.style, factors.contents, factors.styles).to(args.device)
-    history, step = train(args, factors, model)
-    torch.manual_seed(args.seed)  # so that a resumed run is judged on the same images
-    result = {"config": settings(args), "step_ms": 1000 * step} | judge(model, factors, args.device)
-    save_tensors(args.output / "model.safetensors", model.state_dict(), settings(args))
-    write_metrics(args.output / "metrics.csv", history)
-    save_figure(draw_swaps(model, factors, args.device), args.output / "swaps.png")
-    write(args.output / "result.json", json.dumps(result, indent=2))
-    return result
+    sizes = (args.content, args.style, factors.contents, factors.styles)
+    model = TwoBranches(shape, *sizes, args.noise).to(args.device)
+    penalty = build_penalty(args.penalty, *sizes).to(args.device)
+    history, step = fit(args, factors, model, penalty, losses)
+    scores = judge(model, factors, args.device)
+    return finish(args, model, history, step, scores, draw_swaps(model, factors, args.device), "swaps.png")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one penalty, or compare all."""
+    """Run one penalty, or several as a table."""
     args = parse(arguments)
     try:
-        if args.compare:
-            report(table(sweep(run, args, "penalty", PENALTIES), "penalty", COLUMNS), args)
-            return
-        result = run(args)
+        result = carry_out(args, run, WEIGHTS, COLUMNS, ("leak_content", "leak_style"), ("content", "style"))
     except (ValueError, ModuleNotFoundError) as error:
         raise SystemExit(f"disentangle.py: {error}") from error
+    if result is None:
+        return
     value, low, high = result["shared_nats"]
     print(
         f"fresh probes, held-out accuracy: content {result['content']:.1f}%, style {result['style']:.1f}%; "

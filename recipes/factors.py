@@ -71,6 +71,13 @@ def draw(part: Part, index: Tensor, device: torch.device) -> Part:
     return Part(paint(images, style), content, style)
 
 
+def sample(part: Part, size: int, device: torch.device) -> Part:
+    """`size` images in random order: grey ones as often as it takes, painted anew each time, others once at most."""
+    n = len(part.images)
+    rounds = -(-size // n) if part.images.shape[1] == 1 else 1
+    return draw(part, torch.cat([torch.randperm(n) for _ in range(rounds)])[:size], device)
+
+
 def paint(images: Tensor, style: Tensor, jitter: float = 0.15) -> Tensor:
     """Grey images (b, 1, h, w) in the colours (b,), each a little off: (b, 3, h, w)."""
     colour = COLOURS.to(images)[style]

@@ -4,17 +4,16 @@
 | --- | --- | --- |
 | ``none`` | nothing | |
 | ``mist`` | the mutual information, as a pretrained network reads it | this package |
-| ``mist-sketch`` | the same of random sketches of the codes, see `MistSketch` | this package |
+| ``mist-label`` | the same of each code and the other's label | this package |
 | ``club`` | an upper bound with a fitted conditional density (Cheng et al. 2020, arXiv 2006.12013) | torch_mist |
 | ``mine`` | the Donsker-Varadhan bound of a fitted critic (Belghazi et al. 2018, arXiv 1801.04062) | torch_mist |
-| ``hsic`` | HSIC with Gaussian kernels, normalised (Gretton et al. 2005) | dcor |
+| ``hsic`` | HSIC with Gaussian kernels, normalised (Gretton et al. 2005) | |
 | ``adversary`` | how well classifiers read the other's label (Ganin et al. 2016, arXiv 1505.07818) | |
 
-The adversary is shown the very labels that a probe will ask for; the others see the two codes alone.
+The adversary and ``mist-label`` are shown the very labels that a probe will ask for; the others see the codes alone.
 """
 
 import importlib
-import math
 from typing import Any
 
 import torch
@@ -24,7 +23,6 @@ from torch import Tensor, nn
 from mist_loss import MISTCriterion
 
 INNER_STEPS, INNER_LR, HIDDEN = 5, 2e-3, 64  # of CLUB and MINE, at each step of the encoder
-SKETCHES, WAVES = 4, 4
 
 
 class Penalty(nn.Module):
@@ -53,28 +51,24 @@ class Mist(Penalty):
         return self.criterion(x, y)
 
 
-class MistSketch(Mist):
-    """The mean estimate over random sketches of both codes, drawn anew at each step, in nats.
+class MistLabel(Mist):
+    """I(x; what y should keep) + I(y; what x should keep) in nats, the labels as one-hot rows."""
 
-    A sketch is a few cosines of random directions and phases (Rahimi & Recht 2007). It shares no more than the codes
-    do, and codes of which no sketch shares anything are independent: sliced mutual information (Goldfeld & Greenewald
-    2021, arXiv 2110.05279) with waves for slices. Gradients of the criterion pass through correlations, and what an
-    encoder hides from those of the codes shows in those of some waves.
-    """
-
-    def __init__(self, discrete: bool) -> None:
+    def __init__(self, x_labels: int, y_labels: int) -> None:
         super().__init__()
-        self.discrete = discrete  # every function of a one-hot y is a linear one
+        self.x_labels, self.y_labels = x_labels, y_labels
 
     def forward(self, x: Tensor, y: Tensor, x_label: Tensor, y_label: Tensor) -> Tensor:
-        """The mean of I(sketch(x); sketch(y))."""
-        return self.criterion(sketches(x), y.expand(SKETCHES, -1, -1) if self.discrete else sketches(y))
+        """The sum of both."""
+        codes = _stack(x, y)
+        labels = _stack(F.one_hot(y_label, self.y_labels).to(x), F.one_hot(x_label, self.x_labels).to(y))
+        return 2 * self.criterion(codes, labels)  # the criterion takes the mean over sets
 
 
-def sketches(z: Tensor) -> Tensor:
-    """Waves (SKETCHES, n, WAVES) over a code (n, d) of unit variance."""
-    directions = torch.randn(SKETCHES, z.shape[1], WAVES, device=z.device, dtype=z.dtype) / z.shape[1] ** 0.5
-    return torch.cos(z @ directions + 2 * math.pi * torch.rand(SKETCHES, 1, WAVES, device=z.device, dtype=z.dtype))
+def _stack(first: Tensor, second: Tensor) -> Tensor:
+    """Two samples as a batch of sets, the narrower one with zeros beside it, which are constant and share nothing."""
+    d = max(first.shape[1], second.shape[1])
+    return torch.stack([F.pad(t, (0, d - t.shape[1])) for t in (first, second)])
 
 
 class Fitted(Penalty):
@@ -120,14 +114,9 @@ class Fitted(Penalty):
 class HSIC(Penalty):
     """The cosine of two doubly centred Gaussian kernels, their bandwidths the median distances."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.library = _library("dcor", "dcor")
-
     def forward(self, x: Tensor, y: Tensor, x_label: Tensor, y_label: Tensor) -> Tensor:
         """Normalised HSIC, 0 to 1."""
-        first, second = (self.library.double_centered(_kernel(z)) for z in (x, y))
-        return F.cosine_similarity(first.flatten(), second.flatten(), dim=0)
+        return F.cosine_similarity(_centred_kernel(x).flatten(), _centred_kernel(y).flatten(), dim=0)
 
 
 class Adversary(Penalty):
@@ -149,9 +138,11 @@ class Adversary(Penalty):
         return F.cross_entropy(self.from_x(x), y_label) + F.cross_entropy(self.from_y(y), x_label)
 
 
-def _kernel(z: Tensor) -> Tensor:
-    squares = (z[:, None] - z).square().sum(-1)
-    return torch.exp(-squares / squares.detach().median().clamp_min(1e-12))
+def _centred_kernel(z: Tensor) -> Tensor:
+    inner = z @ z.T
+    squares = (inner.diagonal()[:, None] + inner.diagonal() - 2 * inner).clamp_min(0)
+    kernel = torch.exp(-squares / squares.detach().median().clamp_min(1e-12))
+    return kernel - kernel.mean(0) - kernel.mean(1, keepdim=True) + kernel.mean()
 
 
 def _library(module: str, what: str) -> Any:
@@ -161,20 +152,25 @@ def _library(module: str, what: str) -> Any:
         raise ModuleNotFoundError(f'this penalty needs {what} ({error}): pip install "mist-loss[recipes]"') from error
 
 
-PENALTIES = ("none", "mist", "mist-sketch", "club", "mine", "hsic", "adversary")
+PENALTIES = ("none", "mist", "mist-label", "club", "mine", "hsic", "adversary")
+TRIED = {  # weights to choose from, see --tune
+    "mist": (0.3, 1.0, 3.0),
+    "mist-label": (0.3, 1.0, 3.0),
+    "club": (0.03, 0.1, 0.3),
+    "mine": (0.1, 0.3, 1.0),
+    "hsic": (3.0, 10.0, 30.0),
+    "adversary": (0.3, 1.0, 3.0),
+}
 
 
-def build_penalty(name: str, dx: int, dy: int, x_labels: int, y_labels: int, discrete: bool = False) -> Penalty:
-    """The penalty of that name on codes of dx and dy dimensions, whose factors have x_labels and y_labels values.
-
-    With `discrete` y is a one-hot label, of which every function is a linear one.
-    """
+def build_penalty(name: str, dx: int, dy: int, x_labels: int, y_labels: int) -> Penalty:
+    """The penalty of that name on codes of dx and dy dimensions, whose factors have x_labels and y_labels values."""
     if name == "none":
         return Penalty()
     if name == "mist":
         return Mist()
-    if name == "mist-sketch":
-        return MistSketch(discrete)
+    if name == "mist-label":
+        return MistLabel(x_labels, y_labels)
     if name == "hsic":
         return HSIC()
     if name == "adversary":

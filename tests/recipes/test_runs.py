@@ -16,13 +16,14 @@ import contrastive
 import disentangle
 import information_plane
 import invariance
+import penalised
 
 SMALL = ("--images", "256", "--epochs", "2", "--batch-size", "64")
 RECIPES = [
-    (contrastive, ("--objective", "mist+ntxent"), "encoder.safetensors", "curve.png"),
-    (disentangle, ("--penalty", "mist"), "model.safetensors", "swaps.png"),
-    (invariance, ("--penalty", "adversary"), "model.safetensors", "attributes.png"),
-    (information_plane, (), "model.safetensors", "plane.png"),
+    (contrastive, contrastive, ("--objective", "mist+ntxent"), "encoder.safetensors", "curve.png"),
+    (disentangle, penalised, ("--penalty", "mist"), "model.safetensors", "swaps.png"),
+    (invariance, penalised, ("--penalty", "adversary"), "model.safetensors", "attributes.png"),
+    (information_plane, information_plane, (), "model.safetensors", "plane.png"),
 ]
 
 
@@ -31,9 +32,9 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "flags", "weights", "figure"), RECIPES, ids=lambda value: getattr(value, "__name__", "")
+    ("recipe", "trainer", "flags", "weights", "figure"), RECIPES, ids=lambda value: getattr(value, "__name__", "")
 )
-def test_a_run_that_was_killed_ends_where_it_would_have(tmp_path, monkeypatch, recipe, flags, weights, figure):
+def test_a_run_that_was_killed_ends_where_it_would_have(tmp_path, monkeypatch, recipe, trainer, flags, weights, figure):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     recipe.main([*SMALL, *flags, "--output", str(whole)])
     names = {"config.json", "result.json", "metrics.csv", "checkpoint.safetensors", weights, figure}
@@ -42,13 +43,13 @@ def test_a_run_that_was_killed_ends_where_it_would_have(tmp_path, monkeypatch, r
     rows = list(csv.DictReader((whole / "metrics.csv").open()))
     assert [row["epoch"] for row in rows][-2:] == ["1", "2"]
 
-    save = recipe.save_checkpoint
+    save = trainer.save_checkpoint
 
     def save_and_die(*arguments):
         save(*arguments)
         raise Killed
 
-    monkeypatch.setattr(recipe, "save_checkpoint", save_and_die)
+    monkeypatch.setattr(trainer, "save_checkpoint", save_and_die)
     with pytest.raises(Killed):
         recipe.main([*SMALL, *flags, "--output", str(parts)])
     monkeypatch.undo()
@@ -80,7 +81,7 @@ def test_fresh_probes_of_an_untrained_encoder_read_colour_and_class(tmp_path, re
 
 
 def test_a_comparison_prints_its_table_and_its_command(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(disentangle, "PENALTIES", ("none", "mist"))
+    monkeypatch.setattr(disentangle, "WEIGHTS", {"none": 0.0, "mist": 0.1})
     arguments = [*SMALL, "--compare", "--seeds", "7", "--output", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["recipes/disentangle.py", *arguments])
     disentangle.main(arguments)
@@ -90,6 +91,24 @@ def test_a_comparison_prints_its_table_and_its_command(tmp_path, capsys, monkeyp
     assert "Seeds 7:" in printed
     assert "python recipes/disentangle.py --images 256" in printed
     assert (tmp_path / "table.md").read_text().strip() == printed.strip()
+
+
+def test_weights_are_chosen_by_leakage_among_those_that_cost_little():
+    plain = {"leak": 50.0, "task": 96.0}
+    costs = {0.1: (40.0, 96.5), 0.3: (20.0, 95.2), 1.0: (10.0, 94.9), 3.0: (1.0, 80.0)}
+    results = [{"config": {"weight": w}, "leak": leak, "task": task} for w, (leak, task) in costs.items()]
+    assert penalised.choose(results, plain, ("leak",), ("task",)) == 0.3
+    assert penalised.choose(results[2:], plain, ("leak",), ("task",)) == 1.0
+
+
+def test_tuning_tries_every_weight_on_one_seed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(invariance, "WEIGHTS", {"none": 0.0, "adversary": 7.0})
+    monkeypatch.setattr(penalised, "TRIED", {"adversary": (0.5, 2.0)})
+    invariance.main([*SMALL, "--tune", "--seeds", "9", "--output", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert [line.split(" ")[1] for line in printed.splitlines() if line.startswith("| ")][2:] == ["0.0", "0.5", "2.0"]
+    assert "chosen: " in printed
+    assert {path.name for path in (tmp_path / "adversary").iterdir()} == {"0.5-0", "2.0-0"}
 
 
 def test_the_channel_s_information_is_right_where_it_is_known():

@@ -1,0 +1,180 @@
+"""Training against a penalty, and its ending: what disentangle.py and invariance.py share."""
+
+import argparse
+import copy
+import json
+from collections.abc import Callable, Iterable
+
+import torch
+from common import (
+    add_compare_flags,
+    add_flags,
+    amp,
+    batches,
+    load_checkpoint,
+    report,
+    save_checkpoint,
+    save_figure,
+    save_tensors,
+    seconds,
+    set_rate,
+    settings,
+    steps_an_epoch,
+    sweep,
+    table,
+    write,
+    write_metrics,
+)
+from factors import Factors, Part, draw
+from matplotlib.figure import Figure
+from penalties import TRIED, Fitted, Penalty
+from torch import Tensor, nn
+from tqdm import tqdm
+
+WARM_UP = 0.5  # share of the training over which the weight grows: codes first learn what to say
+TUNING_SEED = 0  # of --tune; the tables are over others
+TOLERANCE = 1.0  # points of accuracy that a penalty may cost
+
+Losses = Callable[[nn.Module, Part], tuple[Tensor, Tensor, Tensor, Tensor]]
+Run = Callable[[argparse.Namespace], dict]
+
+
+def add_penalty_flags(parser: argparse.ArgumentParser, name: str, penalties: Iterable[str]) -> None:
+    """The flags of both recipes."""
+    add_flags(parser, name, epochs=60, batch_size=256, lr=3e-3)
+    add_compare_flags(parser)
+    parser.add_argument("--tune", action="store_true", help="a few weights of every penalty on seed 0, as tables")
+    parser.add_argument("--penalty", choices=list(penalties), default="mist")
+    parser.add_argument("--weight", type=float, default=None, help="of the penalty (default: see WEIGHTS)")
+    parser.add_argument("--noise", type=float, default=0.5, help="standard deviation of the noise on the codes")
+    parser.add_argument("--rebuild", type=float, default=50.0, help="weight of the squared error")
+
+
+def fit(
+    args: argparse.Namespace, factors: Factors, model: nn.Module, penalty: Penalty, losses: Losses
+) -> tuple[list[dict], float]:
+    """Train in place, from a checkpoint if asked; returns a row of numbers for each epoch and the seconds a step.
+
+    `losses` gives, for a model and a batch, the cross entropy, the squared error, and the two codes, (b, dx) and
+    (b, dy), that the penalty is to pull apart.
+    """
+    learned = list(penalty.parameters()) if not isinstance(penalty, Fitted) else []  # Fitted has its own optimiser
+    optimizer = torch.optim.AdamW([*model.parameters(), *learned], lr=args.lr, weight_decay=1e-4)
+    optimizers = [optimizer, *([penalty.optimizer] if isinstance(penalty, Fitted) else [])]
+    both = nn.ModuleDict({"model": model, "penalty": penalty})
+    notes = load_checkpoint(args, both, optimizers) or {"history": [], "seconds": 0.0}
+    history, spent = notes["history"], notes["seconds"]
+    if args.compile:
+        model.compile()
+    n = len(factors.train.images)
+    per_epoch = steps_an_epoch(n, args.batch_size)
+    for epoch in tqdm(range(len(history), args.epochs), desc=args.penalty, unit="epoch", disable=None):
+        model.train()
+        clock, rows = seconds(args.device), []
+        for i, index in enumerate(batches(n, args.batch_size)):
+            progress = (epoch + i / per_epoch) / args.epochs
+            set_rate(optimizer, args.lr, progress)
+            part = draw(factors.train, index, args.device)
+            with amp(args):
+                task, rebuilt, x, y = losses(model, part)
+            x, y = x.float(), y.float()
+            penalty.learn(x, y)
+            shared = penalty(x, y, part.content, part.style)
+            optimizer.zero_grad()
+            weight = args.weight * min(1.0, progress / WARM_UP)
+            (args.rebuild * rebuilt + task + weight * shared).backward()
+            optimizer.step()
+            rows.append(torch.stack([task, rebuilt, shared]).detach())
+        spent += seconds(args.device) - clock
+        values = torch.stack(rows).mean(0).tolist()
+        history.append({"epoch": epoch + 1} | dict(zip(("task", "rebuilt", "penalty"), values, strict=True)))
+        if (epoch + 1) % max(1, args.epochs // 20) == 0 or epoch + 1 == args.epochs:
+            save_checkpoint(args, both, optimizers, {"history": history, "seconds": spent})
+    torch.manual_seed(args.seed)  # so that a resumed run is judged on the same images
+    return history, spent / (args.epochs * per_epoch)
+
+
+def finish(
+    args: argparse.Namespace,
+    model: nn.Module,
+    history: list[dict],
+    step: float,
+    scores: dict,
+    figure: Figure,
+    name: str,
+) -> dict:
+    """Write the run's folder; returns the result."""
+    result = {"config": settings(args), "step_ms": 1000 * step} | scores
+    save_tensors(args.output / "model.safetensors", model.state_dict(), settings(args))
+    write_metrics(args.output / "metrics.csv", history)
+    save_figure(figure, args.output / name)
+    write(args.output / "result.json", json.dumps(result, indent=2))
+    return result
+
+
+def carry_out(
+    args: argparse.Namespace,
+    run: Run,
+    weights: dict[str, float],
+    columns: dict[str, str],
+    leaks: tuple[str, ...],
+    tasks: tuple[str, ...],
+) -> dict | None:
+    """Run one penalty and return its result, or print the tables of --compare or --tune."""
+
+    def weighed(penalty: str, **values: object) -> argparse.Namespace:
+        return changed(args, weight=weights[penalty] if args.weight is None else args.weight, **values)
+
+    if args.tune:
+        tune(args, run, weights, columns, leaks, tasks)
+    elif args.compare:
+        results = [
+            result
+            for seed in args.seeds
+            for penalty in weights
+            for result in sweep(run, weighed(penalty, seeds=[seed]), "penalty", [penalty])
+        ]
+        report(table(results, "penalty", columns), args)
+    else:
+        return run(weighed(args.penalty))
+    return None
+
+
+def tune(
+    args: argparse.Namespace,
+    run: Run,
+    weights: dict[str, float],
+    columns: dict[str, str],
+    leaks: tuple[str, ...],
+    tasks: tuple[str, ...],
+) -> None:
+    """Print, for every penalty, a table over the weights of TRIED and which of them `choose` takes."""
+    args = changed(args, seeds=[TUNING_SEED])
+    (plain,) = sweep(run, changed(args, weight=0.0), "penalty", ["none"])
+    for penalty in weights:
+        if penalty == "none":
+            continue
+        results = sweep(run, changed(args, penalty=penalty, output=args.output / penalty), "weight", TRIED[penalty])
+        print(f"\n{penalty}\n{table([plain, *results], 'weight', columns)}")
+        print(f"chosen: {choose(results, plain, leaks, tasks):g}")
+
+
+def choose(results: list[dict], plain: dict, leaks: tuple[str, ...], tasks: tuple[str, ...]) -> float:
+    """The weight that leaks least in sum among those with every task within TOLERANCE points of the run without one.
+
+    Of penalties that cost more at every weight, the one that costs least.
+    """
+
+    def cost(result: dict) -> float:
+        return max(plain[task] - result[task] for task in tasks)
+
+    good = [result for result in results if cost(result) <= TOLERANCE]
+    best = min(good, key=lambda r: sum(r[leak] for leak in leaks)) if good else min(results, key=cost)
+    return best["config"]["weight"]
+
+
+def changed(args: argparse.Namespace, **values: object) -> argparse.Namespace:
+    """A copy with other values."""
+    args = copy.copy(args)
+    vars(args).update(values)
+    return args
