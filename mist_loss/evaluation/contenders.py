@@ -118,6 +118,7 @@ def club(dims: int) -> Contender:
             half = torch.randperm(len(z1))[: len(z1) // 2]
             optimizer.zero_grad()
             estimator(z1.detach()[half], z2.detach()[half]).backward()
+            torch.nn.utils.clip_grad_norm_(estimator.parameters(), 1.0)  # heavy tails would ruin the density
             optimizer.step()
         bound = estimator.mutual_information(z1, z2)
         return bound, Reading(float(bound.detach()))
