@@ -23,7 +23,7 @@ from mist_loss.validation import check_choice, check_level, finite_sets, paired_
 SIGNS = {"maximize": -1.0, "minimize": 1.0}
 TINY = 1e-32  # counts as zero
 LEVEL = 0.9  # of the interval in ``criterion.last``
-PULL = 0.1  # stronger ones reach more, and turn the gradient further away from that of the truth: docs/objective.md
+PULL = 0.3  # stronger ones reach more, and turn the gradient further away from that of the truth: docs/objective.md
 
 
 class Last(NamedTuple):

@@ -24,7 +24,7 @@ POOL = 8192  # mapped rows of a side that clusters are found in, and drawn from
 CLUSTERS = 24
 MOST_BLOCKS = 4
 CLUSTERED = 0.4  # of single blocks: labels through a channel; the others are continuous
-ALIKE = 0.5  # of the sets: all blocks are labels, through one channel
+ALIKE = 0.75  # of the sets: all blocks are labels, through one channel
 LARGEST = 32  # sets of a group
 
 
@@ -219,7 +219,7 @@ class Pushed:
     def batch(self, b: int, n: int, blocks: int = 1) -> Problem:
         """b sets of n rows; each holds ``blocks`` independent problems side by side, whose nats add up.
 
-        Half the time they are labels that went through the same channel: several sources of one kind.
+        Three times in four they are labels that went through the same channel: several sources of one kind.
         """
         if torch.rand(()) < ALIKE:
             joint = self.channel(b)
