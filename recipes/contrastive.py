@@ -3,6 +3,7 @@
     python recipes/contrastive.py                       # scikit-learn's digits, MISTCriterion
     python recipes/contrastive.py --objective ntxent    # or vicreg, barlow: the usual ones, same encoder and epochs
     python recipes/contrastive.py --objective mist+ntxent
+    python recipes/contrastive.py --objective infomax   # Deep InfoMax: what the image has in one place, and as a whole
     python recipes/contrastive.py --data fashion-mnist --encoder resnet18    # or the path of an ImageFolder
     python recipes/contrastive.py --compare --seeds 3 4 5                    # all objectives, as a table
 
@@ -14,7 +15,6 @@ import argparse
 import copy
 import json
 import math
-from collections.abc import Callable
 
 import torch
 from common import (
@@ -42,6 +42,7 @@ from common import (
     write_metrics,
 )
 from data import Images, load_images, random_view
+from einops import rearrange
 from lightly.loss import BarlowTwinsLoss, NTXentLoss
 from lightly.loss.vicreg_loss import VICRegLoss
 from matplotlib.figure import Figure
@@ -49,12 +50,14 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 from tqdm import tqdm
 
-from mist_loss import MISTCriterion
+from mist_loss import MISTCriterion, estimate_mi
+from mist_loss.model.frontend import whiten
 
 PROBE_IMAGES = 5000  # of a large set: enough to compare encoders, and quick
 TEMPERATURE = 0.2  # of NT-Xent
-# dimensions of the projection and noise on it: first guesses
-PROJECTIONS = {"mist": (8, 0.5), "ntxent": (64, 0.0), "vicreg": (64, 0.0), "barlow": (64, 0.0), "mist+ntxent": (8, 0.5)}
+HEAD = 64  # dimensions of the head that NT-Xent, VICReg and Barlow Twins see
+GROUP = 4  # features in a set that MIST reads
+OBJECTIVES = ("mist", "infomax", "ntxent", "vicreg", "barlow", "mist+ntxent")
 COLUMNS = {
     "linear probe": "linear",
     "nearest neighbours": "neighbours",
@@ -68,13 +71,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_flags(parser, "contrastive", epochs=60, batch_size=448, lr=5e-3)
     add_compare_flags(parser)
-    parser.add_argument("--objective", choices=PROJECTIONS, default="mist")
+    parser.add_argument("--objective", choices=OBJECTIVES, default="mist")
     parser.add_argument("--encoder", choices=("convnet", "resnet18"), default="convnet")
     parser.add_argument(
         "--features", type=at_least(1), default=16, help="dimensions of the representation that is probed"
     )
-    parser.add_argument("--dim", type=at_least(1), default=None, help="dimensions of the projection that the loss sees")
-    parser.add_argument("--noise", type=float, default=None, help="standard deviation of the noise on the projection")
     parser.add_argument("--share", type=float, default=0.1, help="weight of MIST beside NT-Xent")
     args = parser.parse_args(arguments)
     if args.smoke:
@@ -82,54 +83,114 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def build_encoder(name: str, channels: int, features: int) -> nn.Module:
-    """Images (b, channels, height, width) to features (b, features): a small network, or torchvision's ResNet-18."""
+def build_encoder(name: str, channels: int, features: int) -> nn.Sequential:
+    """A small network, or torchvision's ResNet-18, in two parts: images (b, channels, height, width) to a map of local
+    features (b, c, h, w), and the map, averaged, to features (b, features).
+    """
     if name == "convnet":
-        return convnet(channels, features)
-    network = resnet18(num_classes=features)
-    # small images: no stride before the first block
-    network.conv1, network.maxpool = nn.Conv2d(channels, 64, 3, 1, 1, bias=False), nn.Identity()
-    return network
+        trunk, width = convolutions(channels), 128
+    else:
+        network = resnet18()
+        # small images: no stride before the first block
+        network.conv1, network.maxpool = nn.Conv2d(channels, 64, 3, 1, 1, bias=False), nn.Identity()
+        trunk, width = nn.Sequential(*list(network.children())[:-2]), 512
+    return nn.Sequential(trunk, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, features)))
 
 
-def convnet(channels: int, features: int, width: int = 32) -> nn.Sequential:
-    """Three convolutions, averaged over the image: (b, channels, height, width) -> (b, features)."""
+def convolutions(channels: int) -> nn.Sequential:
+    """Three convolutions: (b, channels, height, width) -> (b, 128, height / 4, width / 4)."""
     layers: list[nn.Module] = []
-    for inputs, outputs, stride in ((channels, width, 1), (width, 2 * width, 2), (2 * width, 4 * width, 2)):
+    for inputs, outputs, stride in ((channels, 32, 1), (32, 64, 2), (64, 128, 2)):
         layers += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, features))
+    return nn.Sequential(*layers)
 
 
-def build_projector(features: int, dim: int) -> nn.Sequential:
-    """The head that the loss sees, thrown away afterwards: (b, features) -> (b, dim)."""
+def build_head(inputs: int, outputs: int) -> nn.Sequential:
+    """What stands between features and a loss, thrown away afterwards: (b, inputs) -> (b, outputs)."""
     return nn.Sequential(
-        nn.Linear(features, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, dim), nn.BatchNorm1d(dim, affine=False)
+        nn.Linear(inputs, 128),
+        nn.BatchNorm1d(128),
+        nn.ReLU(),
+        nn.Linear(128, outputs),
+        nn.BatchNorm1d(outputs, affine=False),
     )
 
 
-def build_objective(name: str, share: float, device: torch.device) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Projections of two views (b, dim) to the loss, 0-d, and the nats they share: estimate, low and high end.
+def turned_groups(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sides whitened, turned by one random rotation, and cut into groups of GROUP features, which are sets.
 
-    NT-Xent (Chen et al. 2020, arXiv 2002.05709) gives a lower bound instead, log(2 b - 1) minus the loss, three times;
-    VICReg and Barlow Twins give NaN.
+    Mutual information grows fastest along the pair of directions that share most already, and a few hundred rows say
+    little of weak ones among many. A group's directions are mixtures of all: each of them has to be shared.
+
+    Args:
+        x, y: (n, d).
+
+    Returns:
+        (d // GROUP, n, GROUP) each, or (1, n, d) if d is less; what is left over changes with the rotation.
     """
-    criterion = MISTCriterion().to(device)
-    contrast = NTXentLoss(temperature=TEMPERATURE)
-    others = {"vicreg": VICRegLoss(), "barlow": BarlowTwinsLoss()}
+    white = whiten(torch.stack([x, y]).float())
+    d = white.shape[-1]
+    width = min(GROUP, d)
+    rotation = torch.linalg.qr(torch.randn(d, d, device=x.device, dtype=white.dtype))[0]
+    turned = (white @ rotation)[..., : d // width * width]
+    first, second = rearrange(turned.float(), "side n (groups w) -> side groups n w", w=width)
+    return first, second
 
-    def objective(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
-        if name in others:
-            return others[name](z1, z2), z1.new_full((3,), math.nan)
-        if name == "ntxent":
-            loss = contrast(z1, z2)
-            return loss, (math.log(2 * len(z1) - 1) - loss.detach()).expand(3)
-        loss = criterion(z1, z2)
-        assert criterion.last is not None
-        if name == "mist+ntxent":
-            loss = contrast(z1, z2) + share * loss
-        return loss, torch.stack(criterion.last[:3])
 
-    return objective
+def somewhere(maps: Tensor) -> Tensor:
+    """The local features of each image in a place of its own, drawn at random: (b, c, h, w) -> (b, c)."""
+    places = maps.flatten(2)
+    chosen = torch.randint(places.shape[2], (len(places),), device=maps.device)
+    return places[torch.arange(len(places), device=maps.device), :, chosen]
+
+
+class Objective(nn.Module):
+    """The loss of two views, with the heads it needs.
+
+    "mist" raises the mutual information of the features of the two views; "infomax" that of the features of one view
+    and the local features of the other in one place, behind a head (Deep InfoMax, Hjelm et al. 2019, arXiv 1808.06670;
+    across views as Bachman et al. 2019, arXiv 1906.00910). NT-Xent (Chen et al. 2020, arXiv 2002.05709), VICReg and
+    Barlow Twins see the features through a head, as is usual for them; "mist+ntxent" is NT-Xent there and `share` times
+    MIST on the features.
+    """
+
+    def __init__(self, name: str, share: float, channels: int, features: int):
+        super().__init__()
+        self.name, self.share = name, share
+        self.criterion = MISTCriterion()
+        self.contrast = {"vicreg": VICRegLoss(), "barlow": BarlowTwinsLoss()}.get(name, NTXentLoss(TEMPERATURE))
+        scaled = nn.BatchNorm1d(features, affine=False)  # the criterion reads through it, InfoNCE's bound does not
+        self.head = scaled if name in ("mist", "infomax") else build_head(features, HEAD)
+        self.local = build_head(channels, features) if name == "infomax" else None
+
+    def forward(self, maps: Tensor, features: Tensor) -> Tensor:
+        """The loss, 0-d.
+
+        Args:
+            maps: (2 b, channels, height, width), one view of all images, then the other.
+            features: (2 b, features), likewise.
+        """
+        f1, f2 = features.chunk(2)
+        if self.local is not None:
+            l1, l2 = self.local(somewhere(maps)).chunk(2)
+            return (self.criterion(*turned_groups(l1, f2)) + self.criterion(*turned_groups(l2, f1))) / 2
+        if self.name == "mist":
+            return self.criterion(*turned_groups(f1, f2))
+        loss = self.contrast(*self.head(features).chunk(2))
+        return loss + self.share * self.criterion(*turned_groups(f1, f2)) if self.name == "mist+ntxent" else loss
+
+    @torch.no_grad()
+    def nats(self, features: Tensor) -> dict[str, float]:
+        """Nats that two views (2 b, features) share: estimate, its 90% interval, and InfoNCE's bound.
+
+        The bound is log(2 b - 1) minus NT-Xent, of the codes that the loss sees: these share no more than the features.
+        """
+        f1, f2 = features.chunk(2)
+        told = estimate_mi(f1, f2)
+        codes = self.head(features).chunk(2)
+        bound = math.log(len(features) - 1) - NTXentLoss(TEMPERATURE)(*codes)
+        names = ("estimate", "low", "high", "infonce")
+        return {key: float(value) for key, value in zip(names, (*told, bound), strict=True)}
 
 
 def probe(encoder: nn.Module, images: Images, device: torch.device) -> dict[str, float]:
@@ -151,39 +212,36 @@ def untrained_copy(encoder: nn.Module, images: Images, device: torch.device) -> 
     return calibrated
 
 
-def train(args: argparse.Namespace, images: Images, encoder: nn.Module) -> tuple[list[dict], float]:
+def train(args: argparse.Namespace, images: Images, encoder: nn.Sequential) -> tuple[list[dict], float]:
     """Train in place, from a checkpoint if asked; returns a row of numbers for each epoch and the seconds it took."""
-    dim, noise = PROJECTIONS[args.objective]
-    dim, noise = (dim if args.dim is None else args.dim), (noise if args.noise is None else args.noise)
-    projector = build_projector(args.features, dim).to(args.device)
-    objective = build_objective(args.objective, args.share, args.device)
-    both = nn.ModuleDict({"encoder": encoder, "projector": projector})
+    trunk, head = encoder
+    channels = next(head.parameters()).shape[1]
+    objective = Objective(args.objective, args.share, channels, args.features).to(args.device)
+    both = nn.ModuleDict({"encoder": encoder, "objective": objective})
     optimizer = torch.optim.AdamW(both.parameters(), lr=args.lr, weight_decay=1e-4)
     notes = load_checkpoint(args, both, [optimizer]) or {"history": [], "seconds": 0.0}
     history, spent = notes["history"], notes["seconds"]
     if args.compile:
-        encoder.compile()
+        trunk.compile()
     n = len(images.train)
     per_epoch = steps_an_epoch(n, args.batch_size)
     for epoch in tqdm(range(len(history), args.epochs), desc=args.objective, unit="epoch", disable=None):
         encoder.train()
-        clock, rows = seconds(args.device), []
+        clock, losses = seconds(args.device), []
         for i, index in enumerate(batches(n, args.batch_size)):
             set_rate(optimizer, args.lr, (epoch + i / per_epoch) / args.epochs)
             batch = images.train[index].to(args.device)
             with amp(args):
-                codes = projector(encoder(torch.cat([random_view(batch), random_view(batch)])))
-            codes = codes.float()
-            z1, z2 = (codes + noise * torch.randn_like(codes)).chunk(2)
-            loss, nats = objective(z1, z2)
+                maps = trunk(torch.cat([random_view(batch), random_view(batch)]))
+                features = head(maps)
+            loss = objective(maps.float(), features.float())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            rows.append(torch.cat([loss.detach()[None], nats]))  # stays on the device: nothing waits for it
+            losses.append(loss.detach())  # stays on the device: nothing waits for it
         spent += seconds(args.device) - clock
-        values = torch.stack(rows).mean(0).tolist()
-        names = ("loss", "estimate", "low", "high")
-        history.append({"epoch": epoch + 1} | {k: v for k, v in zip(names, values, strict=True) if not math.isnan(v)})
+        history.append({"epoch": epoch + 1, "loss": float(torch.stack(losses).mean())})
+        history[-1] |= objective.nats(features.detach().float())
         if (epoch + 1) % max(1, args.epochs // 10) == 0 or epoch + 1 == args.epochs:
             history[-1] |= probe(encoder, images, args.device)
             save_checkpoint(args, both, [optimizer], {"history": history, "seconds": spent})
@@ -194,12 +252,14 @@ def draw(history: list[dict], result: dict) -> Figure:
     """Plot estimate, interval and probes along training."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    told = [row for row in history if "estimate" in row]
-    epochs = [row["epoch"] for row in told]
-    left.plot(epochs, [row["estimate"] for row in told], label="estimate")
-    left.fill_between(epochs, [r["low"] for r in told], [r["high"] for r in told], alpha=0.25, label="90% interval")
+    epochs = [row["epoch"] for row in history]
+    left.plot(epochs, [row["estimate"] for row in history], label="MIST's estimate")
+    left.fill_between(
+        epochs, [r["low"] for r in history], [r["high"] for r in history], alpha=0.25, label="90% interval"
+    )
+    left.plot(epochs, [row["infonce"] for row in history], "--", label="InfoNCE's bound")
     left.set(xlabel="epoch", ylabel="mutual information of the views (nats)", title=result["config"]["objective"])
-    left.axhline(result["infonce_limit"], color="grey", linestyle=":", label="InfoNCE can say no more")
+    left.axhline(result["infonce_limit"], color="grey", linestyle=":", label="the bound's limit")
     left.legend()
     probed = [row for row in history if "linear" in row]
     for key, style in (("linear", "o-"), ("neighbours", "s--")):
@@ -240,18 +300,18 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     try:
         if args.compare:
-            report(table(sweep(run, args, "objective", list(PROJECTIONS)), "objective", COLUMNS), args)
+            report(table(sweep(run, args, "objective", OBJECTIVES), "objective", COLUMNS), args)
             return
         result = run(args)
     except ValueError as error:
         raise SystemExit(f"contrastive.py: {error}") from error
-    shared = f"{result['estimate']:.2f} nats between the views in the last epoch; " if "estimate" in result else ""
     print(
         f"linear probe, held-out accuracy: trained encoder {result['linear']:.1f}%, "
         f"untrained {result['linear_untrained']:.1f}%, raw pixels {result['linear_pixels']:.1f}%\n"
         f"nearest neighbours: {result['neighbours']:.1f}%, {result['neighbours_untrained']:.1f}%, "
         f"{result['neighbours_pixels']:.1f}%\n"
-        f"{shared}{result['seconds']:.0f} s; plot, numbers and weights in {args.output}"
+        f"{result['estimate']:.2f} nats between the views, of which InfoNCE's bound sees {result['infonce']:.2f}\n"
+        f"{result['seconds']:.0f} s; plot, numbers and weights in {args.output}"
     )
 
 

@@ -44,23 +44,50 @@ def test_smoke(tmp_path):
     contrastive.build_encoder("convnet", 1, 16).load_state_dict(weights)
 
 
-@pytest.mark.parametrize("name", contrastive.PROJECTIONS)
+@pytest.mark.parametrize("name", contrastive.OBJECTIVES)
 def test_objectives_prefer_views_that_agree(name):
     torch.manual_seed(0)
-    objective = contrastive.build_objective(name, 0.1, torch.device("cpu"))
-    z = torch.randn(256, 8)
-    near, far = z + 0.3 * torch.randn_like(z), torch.randn_like(z)
-    (agree, nats), (differ, _) = objective(z, near), objective(z, far)
+    objective = contrastive.Objective(name, 0.1, 8, 8)
+    if objective.local is not None:
+        objective.local = torch.nn.Identity()
+    z, other = torch.randn(2, 256, 8)
+    near, far = torch.cat([z, z + 0.3 * torch.randn_like(z)]), torch.cat([z, other])
+    agree, differ = (objective(features[:, :, None, None], features) for features in (near, far))
     assert agree < differ - 0.1
-    assert nats.shape == (3,)
-    if name == "ntxent":  # never more than the logarithm of its candidates
-        assert 1 < nats[0] <= math.log(511)
+    told, nothing = objective.nats(near), objective.nats(far)
+    assert told["low"] <= told["estimate"] <= told["high"]
+    assert told["estimate"] > nothing["estimate"] + 1
+    assert max(0.5, nothing["infonce"] + 0.3) < told["infonce"] <= math.log(511)
+
+
+@pytest.mark.parametrize(("features", "groups", "width"), [(16, 4, 4), (10, 2, 4), (3, 1, 3)])
+def test_groups_are_of_one_rotation_of_whitened_features(features, groups, width):
+    torch.manual_seed(0)
+    x = torch.randn(500, features) @ torch.randn(features, features)
+    one, two = contrastive.turned_groups(x, x)
+    assert one.shape == (groups, 500, width)
+    torch.testing.assert_close(one, two)
+    flat = one.transpose(0, 1).flatten(1)
+    torch.testing.assert_close(flat.T @ flat / 500, torch.eye(groups * width), atol=1e-3, rtol=0)
+    again, _ = contrastive.turned_groups(x, x)
+    assert (one - again).abs().max() > 0.5  # another rotation
+
+
+def test_a_local_feature_is_one_of_its_image():
+    maps = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
+    seen = torch.stack([contrastive.somewhere(maps) for _ in range(50)])
+    assert seen.shape == (50, 2, 3)
+    places = maps.flatten(2).transpose(1, 2)
+    assert all((places[i] == row).all(-1).any() for drawn in seen for i, row in enumerate(drawn))
+    assert len(seen[:, 0, 0].unique()) > 5
 
 
 def test_encoders_take_any_small_image():
-    for name in ("convnet", "resnet18"):
+    for name, channels in (("convnet", 128), ("resnet18", 512)):
         encoder = contrastive.build_encoder(name, 3, 5)
-        assert encoder(torch.randn(4, 3, 12, 12)).shape == (4, 5)
+        images = torch.randn(4, 3, 12, 12)
+        assert encoder(images).shape == (4, 5)
+        assert encoder[0](images).shape[:2] == (4, channels)
 
 
 @pytest.mark.slow
