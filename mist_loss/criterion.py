@@ -72,8 +72,8 @@ class MISTCriterion(nn.Module):
     coordinate of x towards the same coordinate of y is added to them, which leads off a saddle: ``mist_loss.facing``.
 
     Args:
-        model: what ``MIST.from_pretrained`` takes (a bundled name, a file, a folder, OWNER/NAME@COMMIT), or a ``MIST``, of
-            which the criterion takes a copy.
+        model: what ``MIST.from_pretrained`` takes (a bundled name, a file, a folder, OWNER/NAME@COMMIT), or a ``MIST``,
+            of which the criterion takes a copy.
         objective: "maximize" or "minimize" the mutual information.
         quantile: None for the point estimate, or the level of the quantile to optimise instead: a low one when
             maximising, a high one when minimising, is the conservative choice.

@@ -43,8 +43,8 @@ def estimate_mi(
         x: (n, dx), or (b, n, dx) for b sets; NumPy or tensor, any float dtype, any device; at least 4 rows.
         y: (n, dy) or (b, n, dy): row i belongs to row i of x.
         level: probability of the interval, in (0, 1).
-        model: what ``MIST.from_pretrained`` takes (a bundled name, a file, a folder, OWNER/NAME@COMMIT), or a ``MIST`` on
-            the device of the inputs.
+        model: what ``MIST.from_pretrained`` takes (a bundled name, a file, a folder, OWNER/NAME@COMMIT), or a ``MIST``
+            on the device of the inputs.
         projection: what to do with more dimensions than the model reads: "pca", "random", "sliced" or "none", an error;
             see ``mist_loss.model.projection``. Projecting can only lower mutual information.
 

@@ -26,10 +26,10 @@ from mist_loss import estimate_mi
 
 WEIGHTS = {
     "none": 0.0,
-    "mist": 0.1,
-    "club": 0.03,
-    "mine": 0.1,
-    "hsic": 1.0,
+    "mist": 1.0,
+    "club": 0.3,
+    "mine": 1.0,
+    "hsic": 10.0,
     "adversary": 0.3,
 }
 COLUMNS = {

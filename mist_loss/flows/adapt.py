@@ -76,8 +76,8 @@ def adapt(
     Rows need not be paired: only the marginal of each side is learned. The flow assumes that it is continuous.
 
     Args:
-        model: what ``MIST.from_pretrained`` takes (a bundled name, a file, a folder, OWNER/NAME@COMMIT), or a ``MIST``; it
-            is not changed.
+        model: what ``MIST.from_pretrained`` takes (a bundled name, a file, a folder, OWNER/NAME@COMMIT), or a ``MIST``;
+            it is not changed.
         x: (n, dx) rows of the modality, best some thousands.
         y: (m, dy) rows of the other side, or None where both sides show the same kind.
         output: folder for state, flows, weights and card; an interrupted run goes on. None keeps nothing.

@@ -1,7 +1,5 @@
 """Pushed-forward problems: their marginals are those of the flows, their mutual information is what they say."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
