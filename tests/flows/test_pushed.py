@@ -175,6 +175,7 @@ def test_groups_have_one_shape_and_blocks_add_up(bananas):
 
 
 def test_nats_of_blocks_add_up(bananas, monkeypatch):
+    monkeypatch.setattr(pushed, "ALIKE", 0.0)
     source = Pushed(*bananas)
     monkeypatch.setattr(source, "block", lambda b, n: Problem(torch.ones(b, n, 2), torch.ones(b, n, 2), torch.ones(b)))
     x, y, mi = source.batch(4, 10, blocks=3)
