@@ -86,7 +86,7 @@ class TwoBranches(nn.Module):
         return self.decoder(torch.cat([content, style], dim=1)).unflatten(1, self.shape)
 
 
-def losses(model: nn.Module, part: Part) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def losses(model: TwoBranches, part: Part) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Cross entropy of both factors, squared error, content and style of a batch."""
     content, style = model(part.images)
     rebuilt = F.mse_loss(model.rebuild(content, style).float(), part.images)

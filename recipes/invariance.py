@@ -81,7 +81,7 @@ class Invariant(nn.Module):
         return self.decoder(torch.cat([features, attribute], dim=1)).unflatten(1, self.shape)
 
 
-def losses(model: nn.Module, part: Part) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def losses(model: Invariant, part: Part) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Cross entropy of the class, squared error, features and one-hot attribute of a batch."""
     features, attribute = model(part.images), F.one_hot(part.style, model.attributes).float()
     rebuilt = F.mse_loss(model.rebuild(features, attribute).float(), part.images)

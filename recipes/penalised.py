@@ -4,6 +4,7 @@ import argparse
 import copy
 import json
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from common import (
@@ -35,7 +36,7 @@ WARM_UP = 0.5  # share of the training over which the weight grows: codes first 
 TUNING_SEED = 0  # of --tune; the tables are over others
 TOLERANCE = 1.0  # points of accuracy that a penalty may cost
 
-Losses = Callable[[nn.Module, Part], tuple[Tensor, Tensor, Tensor, Tensor]]
+Losses = Callable[[Any, Part], tuple[Tensor, Tensor, Tensor, Tensor]]
 Run = Callable[[argparse.Namespace], dict]
 
 
