@@ -139,6 +139,11 @@ def main() -> None:
         model.load_state_dict(trained.state_dict())
         cells = " | ".join(f"{number:.3g}" for number in numbers(model, args.test_groups))
         table.append(f"| {name} | {variant.about} | {cells} |")
+    for function, part in PARTS.items():
+        setattr(statistics, function, part)
+    shipped = {"paper": "mist-paper", "broad": "mist-base"}[args.mixture]
+    cells = " | ".join(f"{number:.3g}" for number in numbers(MIST.from_pretrained(shipped), args.test_groups))
+    table.append(f"| {shipped} | all parts, the shipped weights | {cells} |")
     print("\n".join(table))
 
 

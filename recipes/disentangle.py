@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from common import at_least, neural_probe, small_trunk, start
 from factors import Factors, Part, load_factors, sample
 from matplotlib.figure import Figure
-from penalised import add_penalty_flags, carry_out, finish, fit
+from penalised import Study, add_penalty_flags, carry_out, finish, fit
 from penalties import build_penalty
 from torch import Tensor, nn
 
@@ -164,7 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one penalty, or several as a table."""
     args = parse(arguments)
     try:
-        result = carry_out(args, run, WEIGHTS, COLUMNS, ("leak_content", "leak_style"), ("content", "style"))
+        result = carry_out(args, Study(run, WEIGHTS, COLUMNS, ("leak_content", "leak_style"), ("content", "style")))
     except (ValueError, ModuleNotFoundError) as error:
         raise SystemExit(f"disentangle.py: {error}") from error
     if result is None:

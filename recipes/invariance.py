@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from common import at_least, neural_probe, small_trunk, start
 from factors import Factors, Part, draw, load_factors, sample
 from matplotlib.figure import Figure
-from penalised import add_penalty_flags, carry_out, finish, fit
+from penalised import Study, add_penalty_flags, carry_out, finish, fit
 from penalties import build_penalty
 from torch import Tensor, nn
 
@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one penalty, or several as a table."""
     args = parse(arguments)
     try:
-        result = carry_out(args, run, WEIGHTS, COLUMNS, ("leak",), ("task",))
+        result = carry_out(args, Study(run, WEIGHTS, COLUMNS, ("leak",), ("task",)))
     except (ValueError, ModuleNotFoundError) as error:
         raise SystemExit(f"invariance.py: {error}") from error
     if result is None:

@@ -4,7 +4,7 @@ import argparse
 import copy
 import json
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from common import (
@@ -37,7 +37,20 @@ TUNING_SEED = 0  # of --tune; the tables are over others
 TOLERANCE = 1.0  # points of accuracy that a penalty may cost
 
 Losses = Callable[[Any, Part], tuple[Tensor, Tensor, Tensor, Tensor]]
-Run = Callable[[argparse.Namespace], dict]
+
+
+class Study(NamedTuple):
+    """A recipe as `carry_out` needs it.
+
+    run: trains and judges by flags, and returns the result. weights: of every penalty. columns: of the tables, titles to
+    keys of a result. leaks, tasks: keys of what should be small, and of the accuracies that should not suffer.
+    """
+
+    run: Callable[[argparse.Namespace], dict]
+    weights: dict[str, float]
+    columns: dict[str, str]
+    leaks: tuple[str, ...]
+    tasks: tuple[str, ...]
 
 
 def add_penalty_flags(parser: argparse.ArgumentParser, name: str, penalties: Iterable[str]) -> None:
@@ -113,51 +126,39 @@ def finish(
     return result
 
 
-def carry_out(
-    args: argparse.Namespace,
-    run: Run,
-    weights: dict[str, float],
-    columns: dict[str, str],
-    leaks: tuple[str, ...],
-    tasks: tuple[str, ...],
-) -> dict | None:
+def carry_out(args: argparse.Namespace, study: Study) -> dict | None:
     """Run one penalty and return its result, or print the tables of --compare or --tune."""
 
     def weighed(penalty: str, **values: object) -> argparse.Namespace:
-        return changed(args, weight=weights[penalty] if args.weight is None else args.weight, **values)
+        return changed(args, weight=study.weights[penalty] if args.weight is None else args.weight, **values)
 
     if args.tune:
-        tune(args, run, weights, columns, leaks, tasks)
+        tune(args, study)
     elif args.compare:
         results = [
             result
             for seed in args.seeds
-            for penalty in weights
-            for result in sweep(run, weighed(penalty, seeds=[seed]), "penalty", [penalty])
+            for penalty in study.weights
+            for result in sweep(study.run, weighed(penalty, seeds=[seed]), "penalty", [penalty])
         ]
-        report(table(results, "penalty", columns), args)
+        report(table(results, "penalty", study.columns), args)
     else:
-        return run(weighed(args.penalty))
+        return study.run(weighed(args.penalty))
     return None
 
 
-def tune(
-    args: argparse.Namespace,
-    run: Run,
-    weights: dict[str, float],
-    columns: dict[str, str],
-    leaks: tuple[str, ...],
-    tasks: tuple[str, ...],
-) -> None:
+def tune(args: argparse.Namespace, study: Study) -> None:
     """Print, for every penalty, a table over the weights of TRIED and which of them `choose` takes."""
     args = changed(args, seeds=[TUNING_SEED])
-    (plain,) = sweep(run, changed(args, weight=0.0), "penalty", ["none"])
-    for penalty in weights:
+    (plain,) = sweep(study.run, changed(args, weight=0.0), "penalty", ["none"])
+    for penalty in study.weights:
         if penalty == "none":
             continue
-        results = sweep(run, changed(args, penalty=penalty, output=args.output / penalty), "weight", TRIED[penalty])
-        print(f"\n{penalty}\n{table([plain, *results], 'weight', columns)}")
-        print(f"chosen: {choose(results, plain, leaks, tasks):g}")
+        results = sweep(
+            study.run, changed(args, penalty=penalty, output=args.output / penalty), "weight", TRIED[penalty]
+        )
+        print(f"\n{penalty}\n{table([plain, *results], 'weight', study.columns)}")
+        print(f"chosen: {choose(results, plain, study.leaks, study.tasks):g}")
 
 
 def choose(results: list[dict], plain: dict, leaks: tuple[str, ...], tasks: tuple[str, ...]) -> float:

@@ -7,7 +7,7 @@
 | ``mist-label`` | the same of each code and the other's label | this package |
 | ``club`` | an upper bound with a fitted conditional density (Cheng et al. 2020, arXiv 2006.12013) | torch_mist |
 | ``mine`` | the Donsker-Varadhan bound of a fitted critic (Belghazi et al. 2018, arXiv 1801.04062) | torch_mist |
-| ``hsic`` | HSIC with Gaussian kernels, normalised (Gretton et al. 2005) | |
+| ``hsic`` | HSIC with Gaussian kernels, normalised (Gretton et al. 2005) | dcor |
 | ``adversary`` | how well classifiers read the other's label (Ganin et al. 2016, arXiv 1505.07818) | |
 
 The adversary and ``mist-label`` are shown the very labels that a probe will ask for; the others see the codes alone.
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mist_loss import MISTCriterion
+from mist_loss.evaluation.contenders import hsic
 
 INNER_STEPS, INNER_LR, HIDDEN = 5, 2e-3, 64  # of CLUB and MINE, at each step of the encoder
 
@@ -114,9 +115,13 @@ class Fitted(Penalty):
 class HSIC(Penalty):
     """The cosine of two doubly centred Gaussian kernels, their bandwidths the median distances."""
 
+    def __init__(self, dx: int) -> None:
+        super().__init__()
+        self.measure = hsic(dx)
+
     def forward(self, x: Tensor, y: Tensor, x_label: Tensor, y_label: Tensor) -> Tensor:
         """Normalised HSIC, 0 to 1."""
-        return F.cosine_similarity(_centred_kernel(x).flatten(), _centred_kernel(y).flatten(), dim=0)
+        return self.measure(x, y)[0]
 
 
 class Adversary(Penalty):
@@ -136,13 +141,6 @@ class Adversary(Penalty):
         # 2 z.detach() - z is z, with its gradient reversed
         x, y = (2 * z.detach() - z for z in (x, y))
         return F.cross_entropy(self.from_x(x), y_label) + F.cross_entropy(self.from_y(y), x_label)
-
-
-def _centred_kernel(z: Tensor) -> Tensor:
-    inner = z @ z.T
-    squares = (inner.diagonal()[:, None] + inner.diagonal() - 2 * inner).clamp_min(0)
-    kernel = torch.exp(-squares / squares.detach().median().clamp_min(1e-12))
-    return kernel - kernel.mean(0) - kernel.mean(1, keepdim=True) + kernel.mean()
 
 
 def _library(module: str, what: str) -> Any:
@@ -172,7 +170,7 @@ def build_penalty(name: str, dx: int, dy: int, x_labels: int, y_labels: int) -> 
     if name == "mist-label":
         return MistLabel(x_labels, y_labels)
     if name == "hsic":
-        return HSIC()
+        return HSIC(dx)
     if name == "adversary":
         return Adversary(dx, dy, x_labels, y_labels)
     return Fitted(name, dx, dy)

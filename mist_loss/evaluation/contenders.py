@@ -154,10 +154,13 @@ def _centred_cosine(dcor: Any, first: Tensor, second: Tensor) -> Tensor:
 
 
 def _library(module: str) -> Any:
+    threads = torch.get_num_threads()
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise ModuleNotFoundError(f'a comparison needs {module} ({error}): pip install "mist-loss[recipes]"') from error
+    finally:
+        torch.set_num_threads(threads)  # importing dcor changes it, for torch as well
 
 
 # name -> (direction, dimensions of a code -> a fresh one)

@@ -256,6 +256,14 @@ def test_a_conservative_quantile_has_the_side_of_the_direction():
     assert -low[0].item() == pytest.approx(middle[1].low, abs=1e-5)
 
 
+def test_a_library_leaves_the_threads_alone(tmp_path, monkeypatch):
+    (tmp_path / "greedy.py").write_text("import torch\ntorch.set_num_threads(torch.get_num_threads() + 1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    threads = torch.get_num_threads()
+    contenders._library("greedy")
+    assert torch.get_num_threads() == threads
+
+
 def test_another_pull_changes_the_gradient_and_not_the_number():
     z1, z2 = torch.randn(64, 3, requires_grad=True), torch.randn(64, 3)
     found = [contenders.named(f"mist-base@{pull}").make(3, "maximize")(z1, z2) for pull in ("pull0", "pull0.5")]

@@ -90,13 +90,17 @@ def test_the_sum_over_both_labels_is_what_two_calls_say():
 
 def test_hsic_is_that_of_the_trace():
     torch.manual_seed(0)
-    z = torch.randn(50, 2)
-    centre = torch.eye(50) - 1 / 50
-    squares = torch.cdist(z, z).square()
-    gram = centre @ torch.exp(-squares / squares.median()) @ centre
-    torch.testing.assert_close(penalties._centred_kernel(z), gram, rtol=1e-3, atol=1e-5)
-    nothing = torch.zeros(50, dtype=torch.long)
-    assert penalties.HSIC()(z, z, nothing, nothing) == pytest.approx(1)
+    x = torch.randn(50, 2)
+    y = torch.cat([x[:, :1].square(), torch.randn(50, 2)], dim=1)
+    centre, nothing = torch.eye(50) - 1 / 50, torch.zeros(50, dtype=torch.long)
+    grams = []
+    for z in (x, y):
+        squares = torch.cdist(z, z).square()
+        grams.append(centre @ torch.exp(-squares / squares.median()) @ centre)
+    expected = (grams[0] @ grams[1]).trace() / (grams[0].norm() * grams[1].norm())
+    penalty = penalties.HSIC(2)
+    torch.testing.assert_close(penalty(x, y, nothing, nothing), expected, rtol=1e-3, atol=1e-5)
+    assert penalty(x, x, nothing, nothing) == pytest.approx(1)
 
 
 def test_a_missing_library_is_named(monkeypatch):
