@@ -43,7 +43,7 @@ class Study(NamedTuple):
     """A recipe as `carry_out` needs it.
 
     run: trains and judges by flags, and returns the result. weights: of every penalty. columns: of the tables,
-    titles to keys of a result. leaks, tasks: keys of what should be small, and of the accuracies that should not suffer.
+    titles to keys of a result. leaks, tasks: keys of what should be small, and of accuracies that should not suffer.
     """
 
     run: Callable[[argparse.Namespace], dict]
