@@ -124,12 +124,13 @@ def summary(rows: Sequence[Row]) -> str:
     trainings = trainings_of(rows)
     for own in trainings:
         first, last = own[0], own[-1]
+        share = abs(last.gap) / last.truth_high if last.truth_high else math.nan
         fastest = min(_seconds(other) for other in trainings if other[0].problem == first.problem)
         lines.append(
             [
                 *(first.scenario, f"{first.rows} x {first.dims}", str(first.steps), first.loss),
                 *(_truth(first), _truth(last), _number(last.best), _percent(reached(own))),
-                *(_number(last.estimate), _number(last.gap, "+"), _percent(abs(last.gap) / last.truth_high)),
+                *(_number(last.estimate), _number(last.gap, "+"), _percent(share)),
                 *(_number(worst(own).gap, "+"), _percent(mean(own, "covered")), _number(mean(own, "cosine"))),
                 *(_number(mean(own, "batch_cosine")), _number(last.repaired), f"{_seconds(own) / fastest:.1f}"),
             ]

@@ -173,6 +173,12 @@ def test_bars_say_what_holds_and_where_it_is_worst():
     assert "cosine" not in text.split("infonce |")[0]  # none was measured
 
 
+def test_a_truth_that_was_removed_to_the_last_bit_has_no_share():
+    removed = {"direction": "minimize", "best": 0.0, "truth_low": 0.0, "truth_high": 0.0}
+    text = bars.summary([row(estimate=0.02, seconds=1.0, **removed)])
+    assert "| +0.020 |  | +0.020 |" in text
+
+
 def test_gaps_are_allowed_a_share_of_the_truth():
     def excess(estimate, truth):
         return bars.excess(row(estimate=estimate, truth_low=truth, truth_high=truth))
