@@ -171,3 +171,25 @@ def signed_normal(rho: Tensor, flip: Tensor, n: int, dx: int, dy: int) -> Proble
     sign = 1 - 2 * (torch.rand_like(x[..., :m]) < flip[:, None, None]).float()
     y = torch.cat([y[..., :m] * sign, y[..., m:]], dim=-1)
     return Problem(x, y, signed_mi(rho, flip[:, None].expand_as(rho)).sum(-1).float())
+
+
+def radial(rho: Tensor, spread: Tensor, n: int, dx: int, dy: int) -> Problem:
+    """Rows that point anywhere: only their lengths depend, log-normal with a correlation of either sign.
+
+    Args:
+        rho: (b,) correlations of the logarithms of the lengths, in (-1, 1).
+        spread: (b, 2) standard deviations of these logarithms, of x and of y.
+        n: rows of each set.
+        dx: dimensions of x.
+        dy: dimensions of y.
+    """
+    b = len(rho)
+    r = rho[:, None]
+    g = torch.randn(b, n, device=rho.device)
+    h = r * g + (1 - r**2).sqrt() * torch.randn(b, n, device=rho.device)
+    sides = []
+    for length, d, s in ((g, dx, spread[:, :1]), (h, dy, spread[:, 1:])):
+        direction = torch.randn(b, n, d, device=rho.device)
+        direction = direction / direction.norm(dim=2, keepdim=True).clamp_min(1e-12) * math.sqrt(d)
+        sides.append(torch.exp(s * length)[..., None] * direction)
+    return Problem(sides[0], sides[1], canonical_mi(rho[:, None]).float())

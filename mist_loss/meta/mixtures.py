@@ -212,6 +212,25 @@ def _signed(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     return _carry(families.signed_normal(rho, flip, n, dx, dy))
 
 
+def _radial(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
+    """Lengths that rise or fall together, alone or in a few coordinates beside Gaussian ones.
+
+    Lengths that fall as others rise, which no Student-t has, are what encoders learn to make that climb an estimate
+    trained without them.
+    """
+    px, py = (d if d < 4 else int(torch.randint(2, d + 1, ())) for d in (dx, dy))
+    if min(dx - px, dy - py) < 1:
+        px, py = dx, dy
+    rho = uniform(b, -0.99, 0.99, device) * (torch.rand(b, device=device) < 0.9)
+    spread = torch.exp(uniform(2 * b, math.log(0.1), math.log(1.5), device)).reshape(b, 2)
+    problem = families.radial(rho, spread, n, px, py)
+    if px < dx:
+        rest = families.canonical_normal(_random_rho(b, min(dx - px, dy - py), device), n, dx - px, dy - py)
+        x, y = (torch.cat(sides, dim=-1) for sides in zip(problem[:2], rest[:2], strict=True))
+        problem = Problem(x, y, problem.mi + rest.mi)
+    return _carry(problem)
+
+
 def _labelled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     """One to eight independent sources, each a labelled mixture behind a symmetric channel; y at times the label.
 
@@ -380,6 +399,7 @@ MIXTURES: dict[str, Mixture] = {
             "canonical": (24, _canonical),
             "additive": (6, _additive),
             "signed": (4, _signed),
+            "radial": (5, _radial),
             "labelled": (20, _labelled),
             "labels": (12, _labels),
             "redundant": (8, _redundant),

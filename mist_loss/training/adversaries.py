@@ -1,35 +1,21 @@
-"""Encoders that ascend the estimator while it is trained, with the true mutual information of their codes.
+"""Encoders that ascend the estimator while it is trained, and what is known of their codes.
 
 Used as a loss, a fixed estimator is optimised, and what it gets wrong is what the encoder finds. So a share of the
-training sets comes from encoders in the middle of such an ascent (or descent) on the estimator as it stands: linear
-maps of Gaussian or Student-t views, whose mutual information has a closed form at every step, half of those that ascend
-followed by trainable invertible layers, which can change the estimate but not the mutual information.
+training sets comes from encoders in the middle of such an ascent (or descent) on the estimator as it stands: half the
+pools are linear, half are networks, see ``mist_loss.training.pools``.
 """
 
 import math
 from contextlib import AbstractContextManager
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mist_loss.meta.families import Problem, canonical_normal, student_mi, student_scale
+from mist_loss.training.pools import Codes, FlexiblePool, LinearPool, Pool, Trial
 from mist_loss.training.stream import SHARED, draw_seed, seeded
 
-POOLS = 6  # visited in turn, one a step
+POOLS = 4  # visited in turn, one a step
 INDEX = 31  # of the draws within a step; groups of the stream have smaller ones
-HIDDEN = 16  # of a coupling layer
-
-
-class Trial(NamedTuple):
-    """What the encoders of one pool share: rows, dimensions of codes and views, Adam's step size, visits they live."""
-
-    rows: int
-    dx: int
-    dy: int
-    views: int
-    lr: float
-    life: int
 
 
 def _log_uniform(low: float, high: float) -> float:
@@ -46,84 +32,6 @@ def draw_trial() -> Trial:
     return Trial(rows, dx, dy, views, _log_uniform(3e-3, 3e-2), round(_log_uniform(40, 400)))
 
 
-class Coupling(nn.Module):
-    """Two trainable affine coupling layers for each of b encoders, the identity where ``bent`` (b,) is 0."""
-
-    bent: Tensor
-
-    def __init__(self, bent: Tensor, d: int):
-        super().__init__()
-        b, k = len(bent), d // 2
-        self.register_buffer("bent", bent)
-        self.inner, self.outer = nn.ParameterList(), nn.ParameterList()
-        for known, changed in ((k, d - k), (d - k, k)):
-            self.inner.append(torch.randn(b, known, HIDDEN, device=bent.device) / math.sqrt(known))
-            self.outer.append(0.1 * torch.randn(b, HIDDEN, 2 * changed, device=bent.device))
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Scale and shift each half by a function of the other: (b, n, d) -> (b, n, d)."""
-        first, second = z[..., : z.shape[2] // 2], z[..., z.shape[2] // 2 :]
-        for inner, outer in zip(self.inner, self.outer, strict=True):
-            log_scale, shift = (self.bent[:, None, None] * (torch.tanh(first @ inner) @ outer)).chunk(2, dim=-1)
-            first, second = second * torch.exp(torch.tanh(log_scale)) + shift, first
-        return torch.cat([first, second], dim=-1)
-
-
-class Pool(nn.Module):
-    """b encoders of one trial, each with its own latents and direction: up three times out of four, else down.
-
-    Args:
-        trial: what they share.
-        b: how many.
-        device: where.
-    """
-
-    def __init__(self, trial: Trial, b: int, device: torch.device):
-        super().__init__()
-        self.trial = trial
-        top = 0.3 + 0.69 * torch.rand(b, 1, device=device)
-        decay = torch.exp(-torch.arange(trial.views, device=device) * torch.rand(b, 1, device=device) ** 2)
-        self.rho = top * decay  # canonical correlations of the views
-        heavy = torch.rand(b, device=device) < 0.25
-        self.dof = torch.where(heavy, 1 + 9 * torch.rand(b, device=device), math.inf)
-        self.sign = torch.where(torch.rand(b, device=device) < 0.75, 1.0, -1.0)
-        # only upwards: a bend that hides dependence teaches nothing but doubt about all that looks independent
-        bent = ((torch.rand(b, device=device) < 0.5) & (self.sign > 0)).float()
-        scale = 1 / math.sqrt(trial.views)
-        self.to_x = nn.Parameter(torch.randn(b, trial.dx, trial.views, device=device) * scale)
-        self.to_y = nn.Parameter(torch.randn(b, trial.dy, trial.views, device=device) * scale)
-        self.bend_x, self.bend_y = Coupling(bent, trial.dx), Coupling(bent, trial.dy)
-        self.optimizer = torch.optim.Adam(self.parameters(), lr=trial.lr, maximize=True)
-
-    def mutual_information(self) -> Tensor:
-        """(b,) nats of the codes: that of jointly Gaussian (or Student-t) linear codes; the bends leave it alone."""
-        a, c, rho = self.to_x.detach().double(), self.to_y.detach().double(), self.rho.double()
-        xx, yy, xy = a @ a.mT, c @ c.mT, (a * rho[:, None]) @ c.mT
-        explained = torch.linalg.solve(yy, xy.mT)  # (b, dy, dx)
-        gaussian = 0.5 * (torch.logdet(xx) - torch.logdet(xx - xy @ explained))
-        heavy = self.dof.isfinite()
-        tail = student_mi(torch.where(heavy, self.dof, 1.0), self.trial.dx, self.trial.dy)
-        return (gaussian + torch.where(heavy, tail, 0.0)).float()
-
-    def draw(self) -> Problem:
-        """Codes of fresh views, attached to the encoders' graph, with their mutual information."""
-        n, d = self.trial.rows, self.trial.views
-        first, second, _ = canonical_normal(self.rho, n, d, d)
-        heavy = self.dof.isfinite()
-        scale = torch.where(heavy[:, None, None], student_scale(torch.where(heavy, self.dof, 1.0), n), 1.0)
-        x, y = (
-            bend(scale * (views @ (weight / weight.norm(dim=2, keepdim=True)).mT))  # bends want unit variance
-            for views, weight, bend in ((first, self.to_x, self.bend_x), (second, self.to_y, self.bend_y))
-        )
-        return Problem(x, y, self.mutual_information())
-
-    def step(self, codes: tuple[Tensor, Tensor], gradients: tuple[Tensor, Tensor]) -> None:
-        """One step of Adam, given the gradient of the estimates, summed over the sets, with respect to the codes."""
-        self.optimizer.zero_grad()
-        torch.autograd.backward(codes, [self.sign[:, None, None] * g for g in gradients])
-        self.optimizer.step()
-
-
 class Adversaries:
     """The pools of one process. All processes have the same trials, each its own encoders.
 
@@ -138,7 +46,7 @@ class Adversaries:
         self.seed, self.rank, self.device = seed, rank, device
         self.pools = [self._pool(i, self._started(i, step)) for i in range(POOLS)]
 
-    def problem(self, step: int) -> tuple[Pool, Problem]:
+    def codes(self, step: int) -> tuple[Pool, Codes]:
         """The pool of this step, restarted if its time is over, and codes of fresh views with their graph."""
         i = step % POOLS
         start = self._started(i, step)
@@ -178,7 +86,8 @@ class Adversaries:
     def _pool(self, i: int, start: int) -> Pool:
         trial = self._trial(start)
         with self._seeded(start, self.rank):
-            return Pool(trial, max(8, min(32, 8000 // trial.rows)), self.device)
+            kind = FlexiblePool if i % 2 else LinearPool
+            return kind(trial, max(8, min(32, 8000 // trial.rows)), self.device)
 
     def _started(self, i: int, step: int) -> int:
         """The step at which the pool i that is in use at ``step`` began: a pure function, replayed from the start."""

@@ -12,13 +12,13 @@ def pinball(knots: Tensor, target: Tensor) -> Tensor:
 
     Args:
         knots: (b, KNOTS) predicted quantiles, nats.
-        target: (b,) nats.
+        target: (b,) nats, or (b, KNOTS), one for each level.
 
     Returns:
         (b,) nats.
     """
     level = quantiles.knot_levels(knots)
-    error = target[:, None] - knots
+    error = (target if target.dim() == 2 else target[:, None]) - knots
     return torch.maximum(level * error, (level - 1) * error).mean(1)
 
 
@@ -30,22 +30,28 @@ def spread(knots: Tensor) -> Tensor:
     return (knots[:, middle + half] - knots[:, middle - half]) / (score[middle + half] - score[middle - half])
 
 
-def relative_loss(knots: Tensor, target: Tensor, floor: float = 0.05) -> Tensor:
+def relative_loss(knots: Tensor, target: Tensor, highest: Tensor | None = None, floor: float = 0.05) -> Tensor:
     """Pinball loss of the quantiles and Huber loss of the mean, in units of the predicted spread.
 
     A weight that depends on the input alone moves neither the best quantile nor the best mean, but lets 4,000 rows,
     whose errors are a hundred times smaller, count as much as 10. The spread takes no gradient: it is a weight.
 
+    Where the truth is only bounded, what lies between the bounds costs nothing (censored quantile regression, Powell
+    1986).
+
     Args:
         knots: (b, KNOTS) predicted quantiles, nats.
         target: (b,) nats.
+        highest: (b,) nats, if ``target`` is only the least that the truth can be.
         floor: spread, in nats, below which precision is not pursued further.
 
     Returns:
         (b,) without unit.
     """
     weight = 1 / (spread(knots.detach()) + floor)
-    error = (quantiles.mean(knots) - target) * weight
-    return pinball(knots, target) * weight + 0.25 * F.huber_loss(
+    mean, low, high = quantiles.mean(knots), target, target if highest is None else highest
+    error = (mean - mean.detach().clamp(low, high)) * weight
+    nearest = knots.detach().clamp(low[:, None], high[:, None])
+    return pinball(knots, nearest) * weight + 0.25 * F.huber_loss(
         error, torch.zeros_like(error), reduction="none", delta=3.0
     )

@@ -27,9 +27,10 @@ from mist_loss.model import quantiles
 from mist_loss.model.network import MIST, MISTConfig
 from mist_loss.model.weights import find, save_weights, sha256
 from mist_loss.training import state
-from mist_loss.training.adversaries import Adversaries, Pool
+from mist_loss.training.adversaries import Adversaries
 from mist_loss.training.losses import pinball, relative_loss
 from mist_loss.training.optimisation import OptimisationConfig, exponential_average, learning_rate, require_within
+from mist_loss.training.pools import Codes, Pool
 from mist_loss.training.stream import GROUPS, SHARED, STEPS, group
 
 VALIDATION_SEED = -1  # of the stream of fixed problems; no run may use it
@@ -80,12 +81,12 @@ def validate(model: nn.Module, problems: list[Problem]) -> dict[str, float]:
     return result
 
 
-def resist(model: nn.Module, pool: Pool, problem: Problem) -> Tensor:
+def resist(model: nn.Module, pool: Pool, codes: Codes) -> Tensor:
     """Predictions (b, KNOTS) for the codes of adversaries, which take their own step up or down the estimate."""
-    x, y = (codes.detach().requires_grad_() for codes in problem[:2])
+    x, y = (side.detach().requires_grad_() for side in codes[:2])
     knots = model(x, y).float()
     dx, dy = torch.autograd.grad(quantiles.mean(knots).sum(), (x, y), retain_graph=True)
-    pool.step(problem[:2], (dx, dy))
+    pool.step(codes[:2], (dx, dy))
     return knots
 
 
@@ -186,14 +187,14 @@ def pretrain(
             # every group counts the same, or problems with many rows, drawn in small groups, would hardly count
             share = 1 / (config.groups + config.adversaries)
             if adversaries:
-                pool, problem = adversaries.problem(step)
+                pool, codes = adversaries.codes(step)
                 with accelerator.no_sync(model):
-                    knots = resist(model, pool, problem)
-                    loss = relative_loss(knots, problem.mi).mean() * share
+                    knots = resist(model, pool, codes)
+                    loss = relative_loss(knots, codes.low, codes.high).mean() * share
                     # the codes need no gradient of the loss, and it would be the dearest part
                     accelerator.backward(loss, inputs=list(network.parameters()))
                 losses.append(loss.detach())
-                sets_seen += len(problem.mi) * accelerator.num_processes
+                sets_seen += len(codes.low) * accelerator.num_processes
             for index in range(config.groups):
                 x, y, mi = group(mixture, config.seed, step, rank, index, device)
                 last = index == config.groups - 1

@@ -192,3 +192,15 @@ def test_redundant_columns_add_no_rank():
             lost += d > int(first)
         assert problem.mi.min() >= 0
     assert lost >= 12  # of 24 sides; as many columns as there are to fill leave nothing to add
+
+
+@pytest.mark.parametrize("rho", [-0.8, 0.0, 0.6])
+def test_radial_rows_depend_through_their_lengths_alone(rho):
+    torch.manual_seed(0)
+    x, y, mi = families.radial(torch.tensor([rho]), torch.tensor([[0.3, 1.2]]), 100_000, 3, 2)
+    torch.testing.assert_close(mi, -0.5 * torch.log1p(-(torch.tensor([rho]) ** 2)))
+    lengths = torch.stack([t[0].norm(dim=1).log() for t in (x, y)])
+    assert torch.corrcoef(lengths)[0, 1].item() == pytest.approx(rho, abs=0.02)
+    torch.testing.assert_close(lengths.std(1), torch.tensor([0.3, 1.2]), atol=0.02, rtol=0)
+    directions = torch.cat([t[0] / t[0].norm(dim=1, keepdim=True) for t in (x, y)], dim=1)
+    assert (torch.corrcoef(directions.T) - torch.eye(5)).abs().max() < 0.02

@@ -2,9 +2,11 @@
 
 import torch
 
-from mist_loss.meta.structures import gaussian_mi
+from mist_loss.meta.families import canonical_normal
+from mist_loss.meta.structures import canonical_mi, gaussian_mi
 from mist_loss.model.network import MIST
-from mist_loss.training.adversaries import POOLS, Adversaries, Coupling, Pool, Trial
+from mist_loss.training.adversaries import POOLS, Adversaries
+from mist_loss.training.pools import Coupling, FlexiblePool, LinearPool, Trial, told_apart
 from mist_loss.training.pretrain import resist
 
 CPU = torch.device("cpu")
@@ -13,7 +15,7 @@ TRIAL = Trial(rows=64, dx=3, dy=5, views=7, lr=0.01, life=50)
 
 def pool(b=6, trial=TRIAL):
     torch.manual_seed(0)
-    return Pool(trial, b, CPU)
+    return LinearPool(trial, b, CPU)
 
 
 def test_mutual_information_is_that_of_the_joint_covariance():
@@ -34,7 +36,7 @@ def test_mutual_information_is_that_of_the_joint_covariance():
 
 def test_unbent_codes_have_the_correlations_they_claim():
     encoders = pool(trial=TRIAL._replace(rows=200_000))
-    x, y, mi = encoders.draw()
+    x, y, mi, _ = encoders.draw()
     straight = (encoders.bend_x.bent == 0) & encoders.dof.isinf()
     assert straight.any()
     for i in straight.nonzero().flatten():
@@ -62,8 +64,7 @@ def test_a_step_moves_every_estimate_in_its_direction():
     torch.manual_seed(1)
     network = MIST().eval()
     encoders = pool(trial=TRIAL._replace(lr=1e-3))
-    problem = encoders.draw()
-    before = resist(network, encoders, problem).detach()
+    before = resist(network, encoders, encoders.draw()).detach()
     for _ in range(20):
         resist(network, encoders, encoders.draw())
     torch.manual_seed(2)
@@ -77,11 +78,11 @@ def test_the_encoders_of_a_step_depend_on_the_seed_alone():
     steps = range(3 * POOLS)
 
     def visit(adversaries, steps):
-        problem = None
+        codes = None
         for step in steps:
-            encoders, problem = adversaries.problem(step)
-            resist(network, encoders, problem)
-        return problem
+            encoders, codes = adversaries.codes(step)
+            resist(network, encoders, codes)
+        return codes
 
     whole = visit(Adversaries(5, 0, CPU), steps)
     stopped = Adversaries(5, 0, CPU)
@@ -102,5 +103,29 @@ def test_pools_restart_when_their_time_is_over():
     first = min(start for start in starts if start > 0)
     assert adversaries._started(0, first - 1) < first
     trial = adversaries.pools[0].trial
-    adversaries.problem(first)
+    adversaries.codes(first)
     assert adversaries.pools[0].trial != trial
+
+
+def test_a_critic_certifies_no_more_than_there_is():
+    torch.manual_seed(0)
+    rho = torch.tensor([0.0, 0.5, 0.9])[:, None].expand(-1, 3)
+    x, y, mi = canonical_normal(rho.repeat_interleave(8, 0), 1536, 4, 5)
+    low = told_apart(x, y, 512)
+    assert (low < mi + 0.1).all()
+    assert (low > 0.9 * mi - 0.1).all()
+
+
+def test_networks_know_bounds_of_what_their_codes_share():
+    torch.manual_seed(0)
+    encoders = FlexiblePool(TRIAL, 12, CPU)
+    codes = encoders.draw()
+    assert (codes.low <= codes.high).all()
+    torch.testing.assert_close(codes.high, canonical_mi(encoders.rho).float())
+    # the maps stay: views of the same rows give the same codes
+    torch.manual_seed(1)
+    first = encoders.encode(20)
+    torch.manual_seed(1)
+    torch.testing.assert_close(encoders.encode(20), first)
+    assert encoders.bent.any()
+    assert not encoders.bent.all()

@@ -33,3 +33,13 @@ def test_the_best_knots_are_the_quantiles_of_the_target(loss):
         optimizer.step()
     best = torch.quantile(target, quantiles.knot_levels(torch.zeros(1)))
     assert (knots.detach() - best).abs().max() < 0.08
+
+
+def test_between_bounds_nothing_is_asked():
+    knots = (2.0 + 0.1 * quantiles.knot_scores(torch.zeros(1)))[None].requires_grad_()
+    low, high = torch.tensor([1.0]), torch.tensor([3.0])
+    assert relative_loss(knots, low, high).item() == 0
+    above = relative_loss(knots, low, torch.tensor([1.5]))
+    (gradient,) = torch.autograd.grad(above.sum(), knots)
+    assert (gradient > 0).all()
+    torch.testing.assert_close(relative_loss(knots, low, low), relative_loss(knots, low))
