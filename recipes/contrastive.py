@@ -50,7 +50,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 from tqdm import tqdm
 
-from mist_loss import MISTCriterion, estimate_mi
+from mist_loss import MISTCriterion, QueuedCriterion, estimate_mi
 from mist_loss.model.frontend import whiten
 
 PROBE_IMAGES = 5000  # of a large set: enough to compare encoders, and quick
@@ -77,6 +77,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--features", type=at_least(1), default=16, help="dimensions of the representation that is probed"
     )
     parser.add_argument("--share", type=float, default=0.1, help="weight of MIST beside NT-Xent")
+    parser.add_argument(
+        "--queue", type=at_least(0), default=0, help="past rows that MIST reads beside those of a small batch"
+    )
     args = parser.parse_args(arguments)
     if args.smoke:
         args.epochs = 3
@@ -144,6 +147,18 @@ def somewhere(maps: Tensor) -> Tensor:
     return places[torch.arange(len(places), device=maps.device), :, chosen]
 
 
+class TurnedCriterion(nn.Module):
+    """MISTCriterion of `turned_groups`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.criterion = MISTCriterion()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss of features (n, d), in nats."""
+        return self.criterion(*turned_groups(x, y))
+
+
 class Objective(nn.Module):
     """The loss of two views, with the heads it needs.
 
@@ -151,13 +166,17 @@ class Objective(nn.Module):
     and the local features of the other in one place, behind a head (Deep InfoMax, Hjelm et al. 2019, arXiv 1808.06670;
     across views as Bachman et al. 2019, arXiv 1906.00910). NT-Xent (Chen et al. 2020, arXiv 2002.05709), VICReg and
     Barlow Twins see the features through a head, as is usual for them; "mist+ntxent" is NT-Xent there and `share` times
-    MIST on the features.
+    MIST on the features. A queue adds as many rows of past steps to those that MIST reads.
     """
 
-    def __init__(self, name: str, share: float, channels: int, features: int):
+    def __init__(self, name: str, share: float, queue: int, channels: int, features: int):
         super().__init__()
         self.name, self.share = name, share
-        self.criterion = MISTCriterion()
+        self.criterion: nn.Module | None = None
+        if name in ("mist", "infomax", "mist+ntxent"):
+            self.criterion = TurnedCriterion()
+            if queue and name != "infomax":  # which pairs features with two other things in turn
+                self.criterion = QueuedCriterion(self.criterion, queue, features, features)
         self.contrast = {"vicreg": VICRegLoss(), "barlow": BarlowTwinsLoss()}.get(name, NTXentLoss(TEMPERATURE))
         scaled = nn.BatchNorm1d(features, affine=False)  # the criterion reads through it, InfoNCE's bound does not
         self.head = scaled if name in ("mist", "infomax") else build_head(features, HEAD)
@@ -171,13 +190,14 @@ class Objective(nn.Module):
             features: (2 b, features), likewise.
         """
         f1, f2 = features.chunk(2)
+        if self.criterion is None:
+            return self.contrast(*self.head(features).chunk(2))
         if self.local is not None:
             l1, l2 = self.local(somewhere(maps)).chunk(2)
-            return (self.criterion(*turned_groups(l1, f2)) + self.criterion(*turned_groups(l2, f1))) / 2
+            return (self.criterion(l1, f2) + self.criterion(l2, f1)) / 2
         if self.name == "mist":
-            return self.criterion(*turned_groups(f1, f2))
-        loss = self.contrast(*self.head(features).chunk(2))
-        return loss + self.share * self.criterion(*turned_groups(f1, f2)) if self.name == "mist+ntxent" else loss
+            return self.criterion(f1, f2)
+        return self.contrast(*self.head(features).chunk(2)) + self.share * self.criterion(f1, f2)
 
     @torch.no_grad()
     def nats(self, features: Tensor) -> dict[str, float]:
@@ -216,7 +236,7 @@ def train(args: argparse.Namespace, images: Images, encoder: nn.Sequential) -> t
     """Train in place, from a checkpoint if asked; returns a row of numbers for each epoch and the seconds it took."""
     trunk, head = encoder
     channels = next(head.parameters()).shape[1]
-    objective = Objective(args.objective, args.share, channels, args.features).to(args.device)
+    objective = Objective(args.objective, args.share, args.queue, channels, args.features).to(args.device)
     both = nn.ModuleDict({"encoder": encoder, "objective": objective})
     optimizer = torch.optim.AdamW(both.parameters(), lr=args.lr, weight_decay=1e-4)
     notes = load_checkpoint(args, both, [optimizer]) or {"history": [], "seconds": 0.0}

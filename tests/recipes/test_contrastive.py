@@ -47,7 +47,7 @@ def test_smoke(tmp_path):
 @pytest.mark.parametrize("name", contrastive.OBJECTIVES)
 def test_objectives_prefer_views_that_agree(name):
     torch.manual_seed(0)
-    objective = contrastive.Objective(name, 0.1, 8, 8)
+    objective = contrastive.Objective(name, 0.1, 0, 8, 8)
     if objective.local is not None:
         objective.local = torch.nn.Identity()
     z, other = torch.randn(2, 256, 8)
@@ -58,6 +58,21 @@ def test_objectives_prefer_views_that_agree(name):
     assert told["low"] <= told["estimate"] <= told["high"]
     assert told["estimate"] > nothing["estimate"] + 1
     assert max(0.5, nothing["infonce"] + 0.3) < told["infonce"] <= math.log(511)
+
+
+def test_a_queue_lends_rows_to_a_small_batch():
+    torch.manual_seed(0)
+    alone, queued = (contrastive.Objective("mist", 0.1, queue, 8, 8) for queue in (0, 100))
+    z = torch.randn(400, 8)
+    views = [torch.cat([rows, rows + 0.5 * torch.randn_like(rows)]) for rows in z.split(50)]
+    for features in views:
+        queued(features[:, :, None, None], features)
+    torch.manual_seed(1)  # of the rotation
+    loss = queued(views[0][:, :, None, None], views[0])
+    rows = [torch.cat([views[0][side : side + 50], *(v[side : side + 50] for v in views[-2:])]) for side in (0, 50)]
+    torch.manual_seed(1)
+    expected = alone(z, torch.cat(rows))
+    torch.testing.assert_close(loss, expected, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize(("features", "groups", "width"), [(16, 4, 4), (10, 2, 4), (3, 1, 3)])
