@@ -23,7 +23,7 @@ from mist_loss.validation import check_choice, check_level, finite_sets, paired_
 SIGNS = {"maximize": -1.0, "minimize": 1.0}
 TINY = 1e-32  # counts as zero
 LEVEL = 0.9  # of the interval in ``criterion.last``
-PULL = 0.3  # stronger ones reach more, and turn the gradient further away from that of the truth: docs/objective.md
+PULL = 0.2  # weaker ones leave some saddles too late: docs/objective.md
 
 
 class Last(NamedTuple):
@@ -68,8 +68,9 @@ class MISTCriterion(nn.Module):
     of it, or give it ``broadcast_buffers=False``.
 
     Gradients reach the input through correlations only and hold the canonical rotation constant, so they are not the
-    exact derivative of the number: see ``mist_loss.model.network.steady``. When maximising, a small pull of each
-    coordinate of x towards the same coordinate of y is added to them, which leads off a saddle: ``mist_loss.facing``.
+    exact derivative of the number: see ``mist_loss.model.network.steady``. When maximising, a small pull of directions
+    of x that share nothing yet towards such directions of y is added to them, which leads off a saddle:
+    ``mist_loss.facing``.
 
     Args:
         model: what ``MIST.from_pretrained`` takes (a bundled name, a file, a folder, OWNER/NAME@COMMIT), or a ``MIST``,
@@ -86,8 +87,8 @@ class MISTCriterion(nn.Module):
         gather: under ``torch.distributed``, read the rows of all processes as one set, see
             ``mist_loss.distributed``: an encoder in ``DistributedDataParallel`` gets the gradient of the whole batch.
             False, the default, reads the rows of this process.
-        pull: nats that a maximised correlation of facing coordinates counts in the gradient, see ``mist_loss.facing``;
-            0 leaves the gradient of the estimate alone. Codes wider than the model reads get none.
+        pull: what a correlation of idle directions counts in the gradient, in nats, see ``mist_loss.facing``; 0 leaves
+            the gradient of the estimate alone. Codes wider than the model reads get none.
 
     Raises:
         ValueError: an unknown model or option.
