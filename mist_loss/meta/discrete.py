@@ -58,7 +58,12 @@ def label_mi(joint: Tensor) -> Tensor:
 
 
 def labelled_mixture(
-    joint: Tensor, means_x: Tensor, means_y: Tensor | None, n: int, monte_carlo: int = 1024
+    joint: Tensor,
+    means_x: Tensor,
+    means_y: Tensor | None,
+    n: int,
+    monte_carlo: int = 1024,
+    scales_x: Tensor | None = None,
 ) -> Problem:
     """Gaussian mixtures on both sides whose labels depend on each other.
 
@@ -72,15 +77,17 @@ def labelled_mixture(
         means_y: (b, l, dy) cluster means, or None: y is then the one-hot label (b, n, l).
         n: rows of each set.
         monte_carlo: fresh rows for the mutual information.
+        scales_x: (b, k, dx) standard deviations around the means of x, in place of 1: a label can then show itself in
+            the spread of x alone.
     """
     m = joint.shape[2]
     label_x, label_y = draw_labels(joint, n + monte_carlo)
-    x, log_x = _clusters(means_x, label_x)
+    x, log_x = _clusters(means_x, torch.ones_like(means_x) if scales_x is None else scales_x, label_x)
     if means_y is None:
         y = torch.nn.functional.one_hot(label_y, m).to(x.dtype)
         log_y = torch.log(y)
     else:
-        y, log_y = _clusters(means_y, label_y)
+        y, log_y = _clusters(means_y, torch.ones_like(means_y), label_y)
     prior_x, prior_y = joint.sum(2), joint.sum(1)
     posterior_x = torch.softmax(log_x[:, n:] + prior_x.log()[:, None], dim=-1)
     posterior_y = torch.softmax(log_y[:, n:] + prior_y.log()[:, None], dim=-1)
@@ -89,12 +96,13 @@ def labelled_mixture(
     return Problem(x[:, :n], y[:, :n], ratio.clamp_min(1e-30).log().mean(1).clamp_min(0))
 
 
-def _clusters(means: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (b, n, d) around the means (b, k, d) of labels (b, n); log densities (b, n, k) up to a constant."""
-    centre = means.gather(1, labels[..., None].expand(-1, -1, means.shape[2]))
-    rows = centre + torch.randn_like(centre)
-    log_density = rows @ means.transpose(1, 2) - 0.5 * (means**2).sum(-1)[:, None]
-    return rows, log_density
+def _clusters(means: Tensor, scales: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (b, n, d) of labels (b, n) with means and scales (b, k, d); log densities (b, n, k) up to a constant."""
+    centre, scale = (t.gather(1, labels[..., None].expand(-1, -1, t.shape[2])) for t in (means, scales))
+    rows = centre + scale * torch.randn_like(centre)
+    precision = 1 / scales**2
+    log_density = rows @ (means * precision).transpose(1, 2) - 0.5 * (rows**2) @ precision.transpose(1, 2)
+    return rows, log_density - (0.5 * means**2 * precision + scales.log()).sum(-1)[:, None]
 
 
 def independent_blocks(blocks: Problem, b: int, dx: int, dy: int) -> Problem:

@@ -193,3 +193,24 @@ def radial(rho: Tensor, spread: Tensor, n: int, dx: int, dy: int) -> Problem:
         direction = direction / direction.norm(dim=2, keepdim=True).clamp_min(1e-12) * math.sqrt(d)
         sides.append(torch.exp(s * length)[..., None] * direction)
     return Problem(sides[0], sides[1], canonical_mi(rho[:, None]).float())
+
+
+def modulated(rho: Tensor, spread: Tensor, n: int, dx: int, dy: int) -> Problem:
+    """Coordinates of y that depend on the lengths of groups of coordinates of x, which point anywhere.
+
+    The logarithm of a length and its coordinate of y are jointly normal. Nothing of y correlates with x itself.
+
+    Args:
+        rho: (b, m) correlations in [0, 1) of m lengths with the first m coordinates of y; m at most min(dx, dy).
+        spread: (b,) standard deviation of the logarithms.
+        n: rows of each set.
+        dx: dimensions of x; what m does not divide is free noise.
+        dy: dimensions of y.
+    """
+    b, m = rho.shape
+    lengths, y, mi = canonical_normal(rho, n, m, dy)
+    groups = torch.randn(b, n, m, dx // m, device=rho.device)
+    groups = groups / groups.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
+    groups = torch.exp(spread[:, None, None] * lengths)[..., None] * groups
+    rest = torch.randn(b, n, dx - dx // m * m, device=rho.device)
+    return Problem(torch.cat([groups.flatten(2), rest], dim=-1), y, mi)

@@ -231,6 +231,17 @@ def _radial(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     return _carry(problem)
 
 
+def _modulated(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
+    """One side moves where the other spreads: linear in one, quadratic in the other, whichever is which."""
+    swap = _chance(0.5)
+    if swap:
+        dx, dy = dy, dx
+    m = int(torch.randint(1, min(dx, dy, 8) + 1, ()))
+    spread = torch.exp(uniform(b, math.log(0.15), math.log(1.2), device))
+    x, y, mi = families.modulated(_random_rho(b, m, device), spread, n, dx, dy)
+    return _carry(Problem(y, x, mi) if swap else Problem(x, y, mi))
+
+
 def _labelled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     """One to eight independent sources, each a labelled mixture behind a symmetric channel; y at times the label.
 
@@ -255,7 +266,8 @@ def _labelled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem
         return spread * separation[:, None, None]
 
     joint = discrete.symmetric_channel(prior, flip)
-    problem = discrete.labelled_mixture(joint, means(px), None if discrete_y else means(py), n)
+    means_y = None if discrete_y else means(py)
+    problem = discrete.labelled_mixture(joint, means(px), means_y, n, scales_x=_scales(s, classes, px, device))
     if not discrete_y:
         problem = _carry(problem)
     problem = discrete.independent_blocks(problem, b, dx, dy)
@@ -282,7 +294,10 @@ def _labels(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     joint = discrete.symmetric_channel(prior, rate * (classes - 1) / classes)
     separation = torch.exp(uniform(b, math.log(0.7), math.log(12.0), device))
     means = torch.randn(b, classes, dx, device=device) / math.sqrt(dx) * separation[:, None, None]
-    problem = _carry(discrete.labelled_mixture(joint, means, None, n))
+    scales = _scales(b, classes, dx, device)
+    if scales is not None and _chance(0.5):
+        means = 0.1 * means
+    problem = _carry(discrete.labelled_mixture(joint, means, None, n, scales_x=scales))
     return problem._replace(y=_columns(problem.y.argmax(-1), classes, dy))
 
 
@@ -307,6 +322,13 @@ def _padded(side: Tensor, d: int) -> Tensor:
         weights = torch.randn(b, k, d - k, device=side.device) / math.sqrt(k)
     extra = side @ weights + scale * torch.randn(b, 1, d - k, device=side.device)
     return torch.cat([side, extra], dim=-1)[..., torch.randperm(d, device=side.device)]
+
+
+def _scales(b: int, classes: int, d: int, device: torch.device) -> Tensor | None:
+    """Standard deviations (b, classes, d) of clusters: at times each its own, or all alike."""
+    if _chance(0.7):
+        return None
+    return torch.exp(uniform(b, 0.1, 1.0, device)[:, None, None] * torch.randn(b, classes, d, device=device))
 
 
 def _classes(d: int) -> int:
@@ -400,6 +422,7 @@ MIXTURES: dict[str, Mixture] = {
             "additive": (6, _additive),
             "signed": (4, _signed),
             "radial": (5, _radial),
+            "modulated": (8, _modulated),
             "labelled": (20, _labelled),
             "labels": (12, _labels),
             "redundant": (8, _redundant),

@@ -16,12 +16,15 @@ from mist_loss.model.frontend import Canonical, align, gaussianize, standardize
 PAIRS = 32  # facing pairs that become tokens
 CORRELATION = 4  # leading entries of a token: the correlation of the pair and its Gaussian terms
 QUADRATIC = 4  # leading coordinates whose products are aligned a second time
+MIXED = 6  # pairs of a product of one side and a direction of the other that become tokens
+LINEAR, PRODUCT, RADIUS, BETWEEN = (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)  # marks of the kinds of token
 
 
 class Summary(NamedTuple):
     """What the network sees of a set.
 
-    vector: (b, s); tokens: (b, t, f), first the canonical pairs, then the pairs of products, then the radii;
+    vector: (b, s); tokens: (b, t, f), first the canonical pairs, then the pairs of products, of products of one
+    side with the other, and of the radii;
     u, v: (b, n, m) canonical coordinates; radii: (b, n, 2) normal scores of the lengths of the whitened rows.
     """
 
@@ -49,9 +52,13 @@ def summarize(x: Tensor, y: Tensor, max_rows: int) -> Summary:
     radial_rho = (radii[..., 0] * radii[..., 1]).mean(1, keepdim=True)
     tokens = torch.cat(
         [
-            pair_tokens(linear.u[..., :PAIRS], linear.v[..., :PAIRS], linear.rho[:, :PAIRS], kind=0),
-            pair_tokens(quadratic.u, quadratic.v, quadratic.rho, kind=1),
-            pair_tokens(radii[..., :1], radii[..., 1:], radial_rho, kind=2),
+            pair_tokens(linear.u[..., :PAIRS], linear.v[..., :PAIRS], linear.rho[:, :PAIRS], LINEAR),
+            pair_tokens(quadratic.u, quadratic.v, quadratic.rho, PRODUCT),
+            *(
+                pair_tokens(mixed.u[..., :MIXED], mixed.v[..., :MIXED], mixed.rho[:, :MIXED], BETWEEN)
+                for mixed in (between(linear.x, linear.y), between(linear.y, linear.x))
+            ),
+            pair_tokens(radii[..., :1], radii[..., 1:], radial_rho, RADIUS),
         ],
         dim=1,
     )
@@ -77,6 +84,31 @@ def products(u: Tensor) -> Tensor:
     head = 4 * torch.tanh(u[..., :QUADRATIC] / 4)
     i, j = torch.triu_indices(head.shape[-1], head.shape[-1], device=u.device)
     return head[..., i] * head[..., j]
+
+
+def between(x: Tensor, y: Tensor) -> Canonical:
+    """Products of x facing directions of y, both whitened: what moves one side where the other spreads.
+
+    Without correlation the canonical frame of x is arbitrary, so the products are of other directions: those that
+    weigh most in the third moments E[y_k x x'], the leading ones of a higher-order singular value decomposition (De
+    Lathauwer et al. 2000). Any rotation of x or y leaves their span alone.
+    """
+    with torch.no_grad():
+        frame = third_moments(x, y)
+        lead = torch.linalg.eigh(frame).eigenvectors.flip(2)[..., :QUADRATIC]
+    return align(products(x @ lead), y)
+
+
+def third_moments(x: Tensor, y: Tensor, chunk: int = 8) -> Tensor:
+    """(b, dx, dx): the sum over k of M_k M_k' with M_k = E[y_k (x x' - 1)], of centred rows (b, n, d)."""
+    b, n, d = x.shape
+    x = x / (x.square().mean(-1, keepdim=True).sqrt() / 2).clamp_min(1)  # far rows should not decide
+    total = x.new_zeros(b, d, d)
+    for part in y.split(chunk, dim=2):  # memory stays linear in the rows
+        weighted = rearrange(x[:, :, None] * part[..., None], "b n k d -> b (k d) n")
+        moments = rearrange(weighted @ x / n, "b (k i) j -> b k i j", k=part.shape[2])
+        total = total + (moments.mT @ moments).sum(1)
+    return total
 
 
 def log_radius(white: Tensor) -> Tensor:
@@ -165,7 +197,7 @@ def basis(t: Tensor) -> Tensor:
     return torch.stack([c, second, third, c.abs(), sin, cos, 2 * sin * cos, 2 * cos**2 - 1], dim=-1)
 
 
-def pair_tokens(u: Tensor, v: Tensor, rho: Tensor, kind: int) -> Tensor:
+def pair_tokens(u: Tensor, v: Tensor, rho: Tensor, kind: tuple[int, int, int]) -> Tensor:
     """Describe the joint distribution of each facing pair.
 
     Cross-covariances of eight functions of u and of v (the Gram matrix of a truncated expansion of the density ratio),
@@ -175,7 +207,7 @@ def pair_tokens(u: Tensor, v: Tensor, rho: Tensor, kind: int) -> Tensor:
         u: (b, n, m).
         v: (b, n, m).
         rho: (b, m) correlations of the pairs.
-        kind: 0, 1 or 2, marked in the token.
+        kind: marks of the kind, written into the token.
 
     Returns:
         (b, m, f).
@@ -193,7 +225,7 @@ def pair_tokens(u: Tensor, v: Tensor, rho: Tensor, kind: int) -> Tensor:
     band = torch.einsum("bnmf,bnmg->bmfg", along, across) / n
     index = torch.arange(m, device=u.device)
     place = torch.stack(
-        [torch.log1p(index), index / 16, *(torch.full((m,), float(kind == k), device=u.device) for k in range(3))]
+        [torch.log1p(index), index / 16, *(torch.full((m,), float(mark), device=u.device) for mark in kind)]
     )
     parts = [
         rho[..., None],
