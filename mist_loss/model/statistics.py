@@ -94,19 +94,20 @@ def between(x: Tensor, y: Tensor) -> Canonical:
     Lathauwer et al. 2000). Any rotation of x or y leaves their span alone.
     """
     with torch.no_grad():
-        frame = third_moments(x, y)
-        lead = torch.linalg.eigh(frame).eigenvectors.flip(2)[..., :QUADRATIC]
-    return align(products(x @ lead), y)
+        # symmetric, but eigh gives up on matrices that svd can take
+        lead = torch.linalg.svd(third_moments(x, y)).U[..., :QUADRATIC]
+    return align(products(x @ lead.to(x.dtype)), y)
 
 
 def third_moments(x: Tensor, y: Tensor, chunk: int = 8) -> Tensor:
-    """(b, dx, dx): the sum over k of M_k M_k' with M_k = E[y_k (x x' - 1)], of centred rows (b, n, d)."""
+    """(b, dx, dx), float64: the sum over k of M_k M_k' with M_k = E[y_k (x x' - 1)], of centred rows (b, n, d)."""
     b, n, d = x.shape
     x = x / (x.square().mean(-1, keepdim=True).sqrt() / 2).clamp_min(1)  # far rows should not decide
-    total = x.new_zeros(b, d, d)
+    total = x.new_zeros(b, d, d, dtype=torch.float32 if x.device.type == "mps" else torch.float64)
     for part in y.split(chunk, dim=2):  # memory stays linear in the rows
         weighted = rearrange(x[:, :, None] * part[..., None], "b n k d -> b (k d) n")
         moments = rearrange(weighted @ x / n, "b (k i) j -> b k i j", k=part.shape[2])
+        moments = moments.to(total.dtype)
         total = total + (moments.mT @ moments).sum(1)
     return total
 
