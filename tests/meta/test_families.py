@@ -98,6 +98,23 @@ def test_labelled_mixture_against_numerical_integration():
     assert problem.mi.item() == pytest.approx(exact, abs=5e-3)
 
 
+def test_a_label_that_shows_in_the_spread_alone_against_numerical_integration():
+    torch.manual_seed(0)
+    joint = discrete.symmetric_channel(torch.tensor([[0.4, 0.6]]), torch.tensor([0.1]))
+    means, scales = torch.zeros(1, 2, 1), torch.tensor([[[0.5], [3.0]]])
+    grid = torch.linspace(-20, 20, 8001, dtype=torch.float64)
+    density = torch.exp(-0.5 * (grid[:, None] / scales[0, :, 0].double()) ** 2) / scales[0, :, 0]
+    both = density @ joint[0].double() / math.sqrt(2 * math.pi)  # of x and the label received
+    step = (grid[1] - grid[0]).item()
+    independent = both.sum(1, keepdim=True) * both.sum(0, keepdim=True) * step
+    exact = torch.special.xlogy(both, both / independent).sum().item() * step
+    problem = discrete.labelled_mixture(joint, means, None, 10, monte_carlo=400_000, scales_x=scales)
+    assert problem.mi.item() == pytest.approx(exact, abs=5e-3)
+    rows = discrete.labelled_mixture(joint, means, None, 100_000, scales_x=scales)
+    spread = rows.x.std().item() ** 2
+    assert spread == pytest.approx(0.4 * 0.25 + 0.6 * 9, rel=0.02)
+
+
 @pytest.mark.parametrize("name", sorted(maps.MAPS))
 def test_elementwise_maps_increase(name):
     grid = torch.linspace(-5, 5, 4001, dtype=torch.float64)
@@ -204,3 +221,15 @@ def test_radial_rows_depend_through_their_lengths_alone(rho):
     torch.testing.assert_close(lengths.std(1), torch.tensor([0.3, 1.2]), atol=0.02, rtol=0)
     directions = torch.cat([t[0] / t[0].norm(dim=1, keepdim=True) for t in (x, y)], dim=1)
     assert (torch.corrcoef(directions.T) - torch.eye(5)).abs().max() < 0.02
+
+
+def test_modulated_lengths_follow_the_other_side_without_correlation():
+    torch.manual_seed(0)
+    x, y, mi = families.modulated(torch.tensor([[0.8, 0.5]]), torch.tensor([0.6]), 100_000, 5, 3)
+    torch.testing.assert_close(mi, torch.tensor([-0.5 * math.log(0.36) - 0.5 * math.log(0.75)]))
+    lengths = x[0, :, :4].unflatten(1, (2, 2)).square().sum(2).log()
+    both = torch.corrcoef(torch.cat([lengths, y[0]], dim=1).T)
+    expected = torch.zeros(2, 3)
+    expected[0, 0], expected[1, 1] = 0.8, 0.5
+    torch.testing.assert_close(both[:2, 2:], expected, atol=0.02, rtol=0)
+    assert torch.corrcoef(torch.cat([x[0], y[0]], dim=1).T)[:5, 5:].abs().max() < 0.02
