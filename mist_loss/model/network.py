@@ -21,7 +21,8 @@ class MISTConfig:
     """Sizes of the network and the range it was trained on.
 
     rows, dims: inclusive ranges of the training problems; row_pairs: canonical pairs a row is described by;
-    width: of the residual head; set_width: of the attention blocks.
+    width: of the residual head; set_width: of the attention blocks; mixed_pairs: pairs of a product of one side and a
+    direction of the other that become tokens, each way.
     """
 
     rows: tuple[int, int] = (10, 4096)
@@ -30,6 +31,7 @@ class MISTConfig:
     set_width: int = 64
     row_pairs: int = 8
     pair_width: int = 24
+    mixed_pairs: int = 6
 
 
 class RowEmbedding(nn.Module):
@@ -104,7 +106,7 @@ class MIST(nn.Module):
     def __init__(self, config: MISTConfig | None = None):
         super().__init__()
         self.config = config = config or MISTConfig()
-        probe = summarize(torch.randn(1, 16, 2), torch.randn(1, 16, 2), config.rows[1])
+        probe = summarize(torch.randn(1, 16, 2), torch.randn(1, 16, 2), config.rows[1], config.mixed_pairs)
         s, f = probe.vector.shape[1], probe.tokens.shape[2]
         for name, size in (("vector", s), ("token", f)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
@@ -155,7 +157,7 @@ class MIST(nn.Module):
     def summarize(self, x: Tensor, y: Tensor) -> Summary:
         """The part without parameters: front end and summaries, in at least float32, also under autocast."""
         with torch.autocast(x.device.type, enabled=False):
-            return summarize(x, y, self.config.rows[1])
+            return summarize(x, y, self.config.rows[1], self.config.mixed_pairs)
 
     def fit_normalization(self, summaries: list[Summary]) -> None:
         """Set the normalisation constants from summaries of a few training batches."""

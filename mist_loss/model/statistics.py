@@ -16,7 +16,6 @@ from mist_loss.model.frontend import Canonical, align, gaussianize, standardize
 PAIRS = 32  # facing pairs that become tokens
 CORRELATION = 4  # leading entries of a token: the correlation of the pair and its Gaussian terms
 QUADRATIC = 4  # leading coordinates whose products are aligned a second time
-MIXED = 6  # pairs of a product of one side and a direction of the other that become tokens
 LINEAR, PRODUCT, RADIUS, BETWEEN = (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)  # marks of the kinds of token
 
 
@@ -35,19 +34,22 @@ class Summary(NamedTuple):
     radii: Tensor
 
 
-def summarize(x: Tensor, y: Tensor, max_rows: int) -> Summary:
+def summarize(x: Tensor, y: Tensor, max_rows: int, mixed_pairs: int) -> Summary:
     """Run the front end and summarise what it gives.
 
     Args:
         x: (b, n, dx).
         y: (b, n, dy).
         max_rows: row count beyond which the summary says "this many": more rows only lower the noise.
+        mixed_pairs: of a product of one side and a direction of the other, for each of the two ways.
     """
     n, dx, dy = x.shape[1], x.shape[2], y.shape[2]
     x, y = standardize(x), standardize(y)
     zx, zy = gaussianize(x), gaussianize(y)
     linear = align(zx, zy)
     quadratic = align(products(linear.u), products(linear.v))
+    ways = [(linear.x, linear.y), (linear.y, linear.x)] if mixed_pairs else []
+    mixed = [between(*way) for way in ways]
     radii = gaussianize(torch.stack([log_radius(linear.x), log_radius(linear.y)], dim=-1))
     radial_rho = (radii[..., 0] * radii[..., 1]).mean(1, keepdim=True)
     tokens = torch.cat(
@@ -55,8 +57,8 @@ def summarize(x: Tensor, y: Tensor, max_rows: int) -> Summary:
             pair_tokens(linear.u[..., :PAIRS], linear.v[..., :PAIRS], linear.rho[:, :PAIRS], LINEAR),
             pair_tokens(quadratic.u, quadratic.v, quadratic.rho, PRODUCT),
             *(
-                pair_tokens(mixed.u[..., :MIXED], mixed.v[..., :MIXED], mixed.rho[:, :MIXED], BETWEEN)
-                for mixed in (between(linear.x, linear.y), between(linear.y, linear.x))
+                pair_tokens(m.u[..., :mixed_pairs], m.v[..., :mixed_pairs], m.rho[:, :mixed_pairs], BETWEEN)
+                for m in mixed
             ),
             pair_tokens(radii[..., :1], radii[..., 1:], radial_rho, RADIUS),
         ],

@@ -193,12 +193,14 @@ def read_header(path: str | Path) -> dict:
 def _read(path: Path) -> "MIST":
     from mist_loss.model.network import MIST, MISTConfig
 
-    fields: dict[str, Any] = read_header(path)["config"]
+    # networks trained before there were mixed pairs have never seen one
+    fields: dict[str, Any] = {"mixed_pairs": 0} | read_header(path)["config"]
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     for field in dataclasses.fields(MISTConfig):
         value = fields.get(field.name, field.default)
         sizes, pair = (value, True) if isinstance(value, tuple) else ((value,), False)
-        whole = all(type(n) is int and 0 < n < 1 << 31 for n in sizes)
+        least = 0 if field.name == "mixed_pairs" else 1
+        whole = all(type(n) is int and least <= n < 1 << 31 for n in sizes)
         if not whole or pair != isinstance(field.default, tuple) or (pair and len(sizes) != 2):
             raise ValueError(f"{path} has a broken configuration, {field.name}: {value!r}; fetch or save it again")
     try:

@@ -136,7 +136,11 @@ def pretrain(
         network.fit_normalization([network.summarize(x, y) for x, y, _ in fixed])
     else:
         network = MIST.from_pretrained(config.parent).to(device).train()
-        network.config = dataclasses.replace(network.config, rows=mixture.rows, dims=mixture.dims)
+        # tokens of another kind need no weights of another shape, so a parent can learn to read them
+        more = MISTConfig(rows=mixture.rows, dims=mixture.dims)
+        network.config = dataclasses.replace(
+            network.config, rows=more.rows, dims=more.dims, mixed_pairs=more.mixed_pairs
+        )
     average = AveragedModel(network, avg_fn=exponential_average(config.average))
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98)

@@ -223,10 +223,19 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
 )
-FIELDS = st.sampled_from(["rows", "dims", "width", "set_width", "row_pairs", "pair_width", "other"])
+FIELDS = st.sampled_from(["rows", "dims", "width", "set_width", "row_pairs", "pair_width", "mixed_pairs", "other"])
 
 
 @FUZZ
 @given(config=st.dictionaries(FIELDS, JSON | st.lists(st.integers(), min_size=2, max_size=2)))
 def test_any_configuration_is_a_value_error_or_leaves_finite_weights(saved, tmp_path, config):
     refused_or_finite(with_header(saved[1], tmp_path / "fuzzed.safetensors", config=json.dumps(config)))
+
+
+def test_a_file_from_before_there_were_mixed_pairs_is_read_without_them(saved, tmp_path):
+    _, good = saved
+    older = json.loads(CONFIG)
+    assert "mixed_pairs" not in older
+    path = with_header(good, tmp_path / "older.safetensors", config=CONFIG)
+    assert MIST.from_pretrained(path).config.mixed_pairs == 0
+    assert MIST.from_pretrained(good).config.mixed_pairs == MISTConfig().mixed_pairs
