@@ -218,8 +218,8 @@ def _radial(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     Lengths that fall as others rise, which no Student-t has, are what encoders learn to make that climb an estimate
     trained without them.
     """
-    px, py = (d if d < 4 else int(torch.randint(2, d + 1, ())) for d in (dx, dy))
-    if min(dx - px, dy - py) < 1:
+    px, py = (int(torch.randint((d + 1) // 2, d + 1, ())) for d in (dx, dy))
+    if min(dx - px, dy - py) < 1 or _chance(0.5):
         px, py = dx, dy
     rho = uniform(b, -0.99, 0.99, device) * (torch.rand(b, device=device) < 0.9)
     spread = torch.exp(uniform(2 * b, math.log(0.1), math.log(1.5), device)).reshape(b, 2)
@@ -232,13 +232,16 @@ def _radial(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
 
 
 def _modulated(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
-    """One side moves where the other spreads: linear in one, quadratic in the other, whichever is which."""
+    """One side moves where the other spreads: linear in one, quadratic in the other, whichever is which.
+
+    Few pairs and not too strong: more would hide nats that nothing can show, and teach doubt.
+    """
     swap = _chance(0.5)
     if swap:
         dx, dy = dy, dx
-    m = int(torch.randint(1, min(dx, dy, 8) + 1, ()))
-    spread = torch.exp(uniform(b, math.log(0.15), math.log(1.2), device))
-    x, y, mi = families.modulated(_random_rho(b, m, device), spread, n, dx, dy)
+    m = int(torch.randint(1, min(dx, dy, 3) + 1, ()))
+    spread = torch.exp(uniform(b, math.log(0.3), math.log(1.2), device))
+    x, y, mi = families.modulated(_random_rho(b, m, device).clamp_max(0.9), spread, n, dx, dy)
     return _carry(Problem(y, x, mi) if swap else Problem(x, y, mi))
 
 
@@ -267,7 +270,8 @@ def _labelled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem
 
     joint = discrete.symmetric_channel(prior, flip)
     means_y = None if discrete_y else means(py)
-    problem = discrete.labelled_mixture(joint, means(px), means_y, n, scales_x=_scales(s, classes, px, device))
+    scales = _scales(s, classes, px, device) if blocks == 1 else None  # of many sources too much would stay hidden
+    problem = discrete.labelled_mixture(joint, means(px), means_y, n, scales_x=scales)
     if not discrete_y:
         problem = _carry(problem)
     problem = discrete.independent_blocks(problem, b, dx, dy)
