@@ -1,8 +1,9 @@
 """An estimator adapted to a modality: fine-tuned on problems whose sides look like the user's rows.
 
 MIST (arXiv 2511.18945) suggests it: mutual information does not change under invertible maps, so a normalizing flow
-carries the training problems into any modality. Part of every step replays the original mixture, so that nothing is
-forgotten. The weights hold nothing of the rows but what the training made of them; their header holds no row.
+carries the training problems into any modality. Part of every step replays the original mixture and holds the copy to
+what its parent says there, so that little is forgotten. The weights hold nothing of the rows but what the training
+made of them; their header holds no row.
 """
 
 import argparse
@@ -129,6 +130,7 @@ def adapt(
         fingerprint,
         checkpoint_minutes,
         progress=progress,
+        kept=source.replayed,
     )
     after = accuracy(adapted, held_out)
     path = None
@@ -240,7 +242,7 @@ def refresh(model: MIST, x: Tensor, y: Tensor, seconds: float = 30.0, seed: int 
     config = FinetuneConfig(steps=200, groups=2, lr=2e-4, warmup=5, average=0.9, seed=seed)
     source = Source(marginals["x"], marginals["y"], (64, most), model.config.dims[1], "broad", 1, seed)
     adapted = unfrozen_copy(model)
-    finetune(adapted, source.draw, config, seconds=seconds - (time.monotonic() - began))
+    finetune(adapted, source.draw, config, seconds=seconds - (time.monotonic() - began), kept=source.replayed)
     model.load_state_dict(adapted.state_dict())
     return reports
 

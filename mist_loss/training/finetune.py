@@ -1,5 +1,6 @@
 """Fine-tuning a copy of an estimator on problems of any source: resumable at any step, in a given time."""
 
+import copy
 import dataclasses
 import math
 import time
@@ -13,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from mist_loss.meta.families import Problem
 from mist_loss.model.network import MIST
 from mist_loss.training import state
-from mist_loss.training.losses import relative_loss
+from mist_loss.training.losses import departure, relative_loss
 from mist_loss.training.optimisation import OptimisationConfig, exponential_average, learning_rate
 from mist_loss.training.stream import draw_seed, seeded
 
@@ -37,6 +38,7 @@ def finetune(
     checkpoint_minutes: float = 1.0,
     seconds: float = math.inf,
     progress: bool = False,
+    kept: int = 0,
 ) -> int:
     """Train ``model`` in place, or go on where an interrupted run stopped, and leave it averaged and in eval mode.
 
@@ -49,6 +51,7 @@ def finetune(
         checkpoint_minutes: between two saves of the state.
         seconds: after which training ends; the step size falls towards that moment if it comes before the last step.
         progress: show a bar.
+        kept: the first so many groups of a step also hold the model to what it said at the start, see ``departure``.
 
     Returns:
         Steps taken, those of the interrupted run included.
@@ -58,6 +61,7 @@ def finetune(
     """
     device = model.vector_mean.device
     header = (header or {}) | {"finetune": dataclasses.asdict(config)}
+    parent = copy.deepcopy(model).eval().requires_grad_(False)
     average = AveragedModel(model, avg_fn=exponential_average(config.average))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98))
     start = 0
@@ -88,9 +92,11 @@ def finetune(
                     x, y, mi = draw(step, index)
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                     knots = model(x, y)
-                loss = relative_loss(knots.float(), mi).mean() / config.groups
-                loss.backward()
-                total += loss.item()
+                loss = relative_loss(knots.float(), mi).mean()
+                if index < kept:
+                    loss = loss + departure(knots.float(), parent(x, y)).mean()
+                (loss / config.groups).backward()
+                total += loss.item() / config.groups
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             optimizer.step()
             optimizer.zero_grad()

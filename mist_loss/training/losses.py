@@ -55,3 +55,20 @@ def relative_loss(knots: Tensor, target: Tensor, highest: Tensor | None = None, 
     return pinball(knots, nearest) * weight + 0.25 * F.huber_loss(
         error, torch.zeros_like(error), reduction="none", delta=3.0
     )
+
+
+def departure(knots: Tensor, parent: Tensor, floor: float = 0.05) -> Tensor:
+    """How far a fine-tuned network has moved from its parent on a set: mean over the levels, in units of the spread.
+
+    Unlike the error against the truth it has no noise, so that little data holds what the parent knows (Li & Hoiem
+    2016, arXiv 1606.09282).
+
+    Args:
+        knots: (b, KNOTS) predicted quantiles, nats.
+        parent: (b, KNOTS) the parent's.
+        floor: as of ``relative_loss``.
+
+    Returns:
+        (b,) without unit.
+    """
+    return (knots - parent).abs().mean(1) / (spread(parent) + floor)

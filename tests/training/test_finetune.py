@@ -10,6 +10,7 @@ from mist_loss.meta.families import canonical_normal
 from mist_loss.model import quantiles
 from mist_loss.model.network import MIST
 from mist_loss.training.finetune import FinetuneConfig, finetune
+from mist_loss.training.losses import departure
 
 
 def draw(step, index):
@@ -76,3 +77,19 @@ def test_a_state_of_another_run_is_refused(model, tmp_path):
 def test_settings_that_cannot_be_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         FinetuneConfig(**change)
+
+
+def test_what_is_kept_stays_closer_to_the_parent(model):
+    def mixed(step, index):  # the second group claims that nothing is shared
+        problem = draw(step, index)
+        return problem._replace(mi=0 * problem.mi) if index else problem
+
+    moved = []
+    for kept in (0, 1):
+        tuned = copy_of(model)
+        finetune(tuned, mixed, FinetuneConfig(steps=25, groups=2, lr=3e-3), kept=kept)
+        torch.manual_seed(2)
+        x, y, _ = draw(0, 0)
+        with torch.no_grad():
+            moved.append(departure(tuned(x, y), model(x, y)).mean().item())
+    assert moved[1] < 0.8 * moved[0]
