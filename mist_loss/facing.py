@@ -20,7 +20,8 @@ def facing(x: Tensor, y: Tensor, weight: float) -> Tensor:
 
     A direction is idle as far as its canonical correlation is one that independent rows might have. Among idle
     directions nothing says which should follow which, so coordinate i of x is led to coordinate i of y, both sides
-    whitened; directions that share something are left to the gradient of the mutual information.
+    whitened; directions that share something are left to the gradient of the mutual information. The fewer rows there
+    are for the dimensions, the less the two can be told apart, and the more of the pull reaches the latter.
 
     Args:
         x: (b, n, dx) finite.

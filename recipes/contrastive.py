@@ -78,7 +78,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--share", type=float, default=0.1, help="weight of MIST beside NT-Xent")
     parser.add_argument(
-        "--queue", type=at_least(0), default=0, help="past rows that MIST reads beside those of a small batch"
+        "--queue",
+        type=at_least(0),
+        default=0,
+        help="past rows that mist and mist+ntxent read beside those of a small batch",
     )
     args = parser.parse_args(arguments)
     if args.smoke:
@@ -166,7 +169,8 @@ class Objective(nn.Module):
     and the local features of the other in one place, behind a head (Deep InfoMax, Hjelm et al. 2019, arXiv 1808.06670;
     across views as Bachman et al. 2019, arXiv 1906.00910). NT-Xent (Chen et al. 2020, arXiv 2002.05709), VICReg and
     Barlow Twins see the features through a head, as is usual for them; "mist+ntxent" is NT-Xent there and `share` times
-    MIST on the features. A queue adds as many rows of past steps to those that MIST reads.
+    MIST on the features. For "mist" and "mist+ntxent" a queue adds as many rows of past steps to
+    those that MIST reads.
     """
 
     def __init__(self, name: str, share: float, queue: int, channels: int, features: int):

@@ -66,7 +66,8 @@ class RowEmbedding(nn.Module):
 def steady(summary: Summary) -> Summary:
     """Let gradients reach the input through the correlations and the set's vector alone.
 
-    Correlations of canonical pairs, of products and of radii have exact gradients although the rotation is a constant.
+    Correlations of canonical pairs, of products and of radii have exact gradients although the rotation is a constant;
+    those of products with directions nearly, since which coordinates are multiplied is a constant as well.
     What else the tokens and the rows say depends on the frame of this one sample; ascending it raises the estimate
     rather than the mutual information (recipes/README.md has the measurement).
     """

@@ -60,7 +60,7 @@ def finetune(
         ValueError: the state is that of another run.
     """
     device = model.vector_mean.device
-    header = (header or {}) | {"finetune": dataclasses.asdict(config)}
+    header = (header or {}) | {"finetune": dataclasses.asdict(config), "kept": kept}
     parent = copy.deepcopy(model).eval().requires_grad_(False)
     average = AveragedModel(model, avg_fn=exponential_average(config.average))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98))

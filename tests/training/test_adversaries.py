@@ -5,6 +5,7 @@ import torch
 from mist_loss.meta.families import canonical_normal
 from mist_loss.meta.structures import canonical_mi, gaussian_mi
 from mist_loss.model.network import MIST
+from mist_loss.training import pools
 from mist_loss.training.adversaries import POOLS, Adversaries
 from mist_loss.training.pools import Coupling, FlexiblePool, LinearPool, Trial, told_apart
 from mist_loss.training.pretrain import resist
@@ -112,8 +113,8 @@ def test_a_critic_certifies_no_more_than_there_is():
     rho = torch.tensor([0.0, 0.5, 0.9])[:, None].expand(-1, 3)
     x, y, mi = canonical_normal(rho.repeat_interleave(8, 0), 1536, 4, 5)
     low = told_apart(x, y, 512)
-    assert (low < mi + 0.1).all()
-    assert (low > 0.9 * mi - 0.1).all()
+    assert (low < mi + 0.02).all()
+    assert (low > 0.85 * mi - 0.15).all()
 
 
 def test_networks_know_bounds_of_what_their_codes_share():
@@ -122,10 +123,17 @@ def test_networks_know_bounds_of_what_their_codes_share():
     codes = encoders.draw()
     assert (codes.low <= codes.high).all()
     torch.testing.assert_close(codes.high, canonical_mi(encoders.rho).float())
-    # the maps stay: views of the same rows give the same codes
-    torch.manual_seed(1)
+
+
+def test_the_maps_that_bend_views_stay(monkeypatch):
+    torch.manual_seed(0)
+    encoders = FlexiblePool(TRIAL, 12, CPU)
+    views = canonical_normal(encoders.rho, 20, TRIAL.views, TRIAL.views)
+    monkeypatch.setattr(pools, "canonical_normal", lambda *_: views)
     first = encoders.encode(20)
-    torch.manual_seed(1)
     torch.testing.assert_close(encoders.encode(20), first)
-    assert encoders.bent.any()
-    assert not encoders.bent.all()
+    encoders.maps += 1
+    changed = (encoders.encode(20)[0] - first[0]).abs().amax((1, 2)) > 1e-3
+    assert torch.equal(changed, encoders.bent.flatten())
+    assert changed.any()
+    assert not changed.all()

@@ -38,7 +38,9 @@ def test_the_best_knots_are_the_quantiles_of_the_target(loss):
 def test_between_bounds_nothing_is_asked():
     knots = (2.0 + 0.1 * quantiles.knot_scores(torch.zeros(1)))[None].requires_grad_()
     low, high = torch.tensor([1.0]), torch.tensor([3.0])
+    (gradient,) = torch.autograd.grad(relative_loss(knots, low, high).sum(), knots)
     assert relative_loss(knots, low, high).item() == 0
+    assert (gradient == 0).all()
     above = relative_loss(knots, low, torch.tensor([1.5]))
     (gradient,) = torch.autograd.grad(above.sum(), knots)
     assert (gradient > 0).all()
