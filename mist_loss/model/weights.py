@@ -26,7 +26,7 @@ WEIGHTS, CHECKSUM = "model.safetensors", "model.safetensors.sha256"  # of a fold
 
 # name -> (file in the pretrained folder, sha256)
 REGISTRY: dict[str, tuple[str, str]] = {
-    "mist-base": ("mist-base.safetensors", "163699f3d644a7fc1e60d1946601ce12ed41ee64190e83d139bdcf704b304c7a"),
+    "mist-base": ("mist-base.safetensors", "3d51a459095487f9760ed0bb4ca270c80ad354b31d6fa3a2d4d337c14f8a8322"),
     "mist-paper": ("mist-paper.safetensors", "9d1811d307564482d144491298060b98b8fc3b241412d4c5f11ae46fb7a9586d"),
 }
 
