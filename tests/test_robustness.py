@@ -67,29 +67,37 @@ def test_gradients_of_a_learned_projection_are_exact():
 @pytest.mark.parametrize("objective", ["maximize", "minimize"])
 @pytest.mark.parametrize("quantile", [None, 0.2])
 def test_gradient_of_the_criterion_is_that_of_its_stated_surrogate(model, monkeypatch, objective, quantile):
-    """Finite differences, with the rotations and what ``steady`` detaches held at the point of departure."""
+    """Finite differences, with rotations, leading directions and what ``steady`` detaches held where they start."""
     criterion = MISTCriterion(model, objective=objective, quantile=quantile, pull=0.0).double()
     x, y = sample(24, 3)[0], sample(24, 2)[0]
     x, y = x.detach().requires_grad_(), (y + x[:, :2]).detach().requires_grad_()
-    rotations, summaries = [], []
-    svd, steady = torch.linalg.svd, network.steady
+    found: dict[str, list] = {"svd": [], "eigh": []}
+    summaries = []
+    steady = network.steady
 
-    def recording_svd(*args: Any, **options: Any) -> Any:
-        rotations.append(svd(*args, **options))
-        return rotations[-1]
+    def recording(name: str) -> Any:
+        solve = getattr(torch.linalg, name)
+
+        def solved(*args: Any, **options: Any) -> Any:
+            found[name].append(solve(*args, **options))
+            return found[name][-1]
+
+        return solved
 
     def recording_steady(summary: statistics.Summary) -> statistics.Summary:
         summaries.append(summary)
         return steady(summary)
 
-    monkeypatch.setattr(torch.linalg, "svd", recording_svd)
+    for name in found:
+        monkeypatch.setattr(torch.linalg, name, recording(name))
     monkeypatch.setattr(network, "steady", recording_steady)
     exact = torch.autograd.grad(criterion(x, y), (x, y))
     held = statistics.Summary(*(t.detach() for t in summaries[0]))
 
     def surrogate(x: Tensor, y: Tensor) -> float:
-        replay = iter(rotations)
-        monkeypatch.setattr(torch.linalg, "svd", lambda *args, **options: next(replay))
+        for name, results in found.items():
+            replay = iter(results)
+            monkeypatch.setattr(torch.linalg, name, lambda *args, replay=replay, **options: next(replay))
         k = statistics.CORRELATION
         monkeypatch.setattr(
             network,
