@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from mist_loss.meta import bmi
-from mist_loss.meta.mixtures import MIXTURES, PAPER_IMD, PAPER_OOMD
+from mist_loss.meta.mixtures import MIXTURES
+from mist_loss.meta.paper import PAPER_IMD, PAPER_OOMD
 from mist_loss.training.stream import seeded
 
 if TYPE_CHECKING:

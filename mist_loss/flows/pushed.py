@@ -16,7 +16,7 @@ from torch import Tensor
 from mist_loss.flows.marginals import Marginal
 from mist_loss.meta import discrete, families, maps
 from mist_loss.meta.families import Problem
-from mist_loss.meta.mixtures import uniform
+from mist_loss.meta.paper import uniform
 from mist_loss.training.stream import ROW_BUDGET
 
 GRID = 4096  # points of the tables of radii

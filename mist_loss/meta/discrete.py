@@ -64,6 +64,7 @@ def labelled_mixture(
     n: int,
     monte_carlo: int = 1024,
     scales_x: Tensor | None = None,
+    scales_y: Tensor | None = None,
 ) -> Problem:
     """Gaussian mixtures on both sides whose labels depend on each other.
 
@@ -79,15 +80,16 @@ def labelled_mixture(
         monte_carlo: fresh rows for the mutual information.
         scales_x: (b, k, dx) standard deviations around the means of x, in place of 1: a label can then show itself in
             the spread of x alone.
+        scales_y: (b, l, dy) the same of y; without means_y there is nothing to spread.
     """
     m = joint.shape[2]
     label_x, label_y = draw_labels(joint, n + monte_carlo)
-    x, log_x = _clusters(means_x, torch.ones_like(means_x) if scales_x is None else scales_x, label_x)
+    x, log_x = _clusters(means_x, scales_x, label_x)
     if means_y is None:
         y = torch.nn.functional.one_hot(label_y, m).to(x.dtype)
         log_y = torch.log(y)
     else:
-        y, log_y = _clusters(means_y, torch.ones_like(means_y), label_y)
+        y, log_y = _clusters(means_y, scales_y, label_y)
     prior_x, prior_y = joint.sum(2), joint.sum(1)
     posterior_x = torch.softmax(log_x[:, n:] + prior_x.log()[:, None], dim=-1)
     posterior_y = torch.softmax(log_y[:, n:] + prior_y.log()[:, None], dim=-1)
@@ -96,8 +98,9 @@ def labelled_mixture(
     return Problem(x[:, :n], y[:, :n], ratio.clamp_min(1e-30).log().mean(1).clamp_min(0))
 
 
-def _clusters(means: Tensor, scales: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _clusters(means: Tensor, scales: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (b, n, d) of labels (b, n) with means and scales (b, k, d); log densities (b, n, k) up to a constant."""
+    scales = torch.ones_like(means) if scales is None else scales
     centre, scale = (t.gather(1, labels[..., None].expand(-1, -1, t.shape[2])) for t in (means, scales))
     rows = centre + scale * torch.randn_like(centre)
     precision = 1 / scales**2

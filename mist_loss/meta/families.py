@@ -4,6 +4,7 @@ Samplers draw from torch's global generator, as torch.distributions does: seed w
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,10 @@ class Problem(NamedTuple):
     x: Tensor
     y: Tensor
     mi: Tensor
+
+
+# A family draws b problems with random parameters: (b, n, dx, dy, device) -> Problem
+Family = Callable[[int, int, int, int, torch.device], Problem]
 
 
 def normal(correlation: Tensor, n: int, dx: int) -> Problem:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mist_loss.meta import discrete, families, maps, structures
-from mist_loss.meta.mixtures import MIXTURES, PAPER_IMD, PAPER_OOMD, PAPER_TRAIN, configuration
+from mist_loss.meta.mixtures import MIXTURES
+from mist_loss.meta.paper import PAPER_IMD, PAPER_OOMD, PAPER_TRAIN, configuration
 
 
 def test_gaussian_mi_of_one_pair():
@@ -113,6 +114,20 @@ def test_a_label_that_shows_in_the_spread_alone_against_numerical_integration():
     rows = discrete.labelled_mixture(joint, means, None, 100_000, scales_x=scales)
     spread = rows.x.std().item() ** 2
     assert spread == pytest.approx(0.4 * 0.25 + 0.6 * 9, rel=0.02)
+
+
+def test_clusters_that_differ_in_spread_on_both_sides_against_numerical_integration():
+    torch.manual_seed(0)
+    joint = discrete.symmetric_channel(torch.tensor([[0.4, 0.6]]), torch.tensor([0.1]))
+    means, scales = torch.tensor([[[0.0], [2.0]]]), torch.tensor([[[0.5], [1.5]]])
+    grid = torch.linspace(-8, 10, 1801, dtype=torch.float64)
+    density = torch.exp(-0.5 * ((grid[:, None] - means[0, :, 0]) / scales[0, :, 0].double()) ** 2) / scales[0, :, 0]
+    both = density @ joint[0].double() @ density.T / (2 * math.pi)
+    step = (grid[1] - grid[0]).item()
+    independent = both.sum(1, keepdim=True) * both.sum(0, keepdim=True) * step**2
+    exact = torch.special.xlogy(both, both / independent).sum().item() * step**2
+    problem = discrete.labelled_mixture(joint, means, means, 10, 400_000, scales_x=scales, scales_y=scales)
+    assert problem.mi.item() == pytest.approx(exact, abs=5e-3)
 
 
 @pytest.mark.parametrize("name", sorted(maps.MAPS))
