@@ -1,8 +1,8 @@
 """Encoders that ascend the estimator while it is trained, and what is known of their codes.
 
 Used as a loss, a fixed estimator is optimised, and what it gets wrong is what the encoder finds. So a share of the
-training sets comes from encoders in the middle of such an ascent (or descent) on the estimator as it stands: half the
-pools are linear, half are networks, see ``mist_loss.training.pools``.
+training sets comes from encoders in the middle of such an ascent (or descent) on the estimator as it stands: a third of
+the pools are networks, the others linear, see ``mist_loss.training.pools``.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 from mist_loss.training.pools import Codes, FlexiblePool, LinearPool, Pool, Trial
 from mist_loss.training.stream import SHARED, draw_seed, seeded
 
-POOLS = 4  # visited in turn, one a step
+POOLS = 6  # visited in turn, one a step
 INDEX = 31  # of the draws within a step; groups of the stream have smaller ones
 
 
@@ -23,13 +23,13 @@ def _log_uniform(low: float, high: float) -> float:
 
 
 def draw_trial() -> Trial:
-    """Draw 32 to 1,024 rows, and codes of 2 to 32 dimensions but no more than a third of the rows."""
+    """Draw 32 to 1,024 rows, and codes of 2 to 40 dimensions, narrow as often as wide, at most a third of the rows."""
     rows = round(_log_uniform(32, 1024))
-    widest = min(32, rows // 3)
-    dx = round(_log_uniform(2, widest))
+    widest = min(40, rows // 3)
+    dx = round(_log_uniform(2, widest)) if torch.rand(()) < 0.5 else int(torch.randint(2, widest + 1, ()))
     dy = dx if torch.rand(()) < 0.75 else round(_log_uniform(2, widest))
     views = round(max(dx, dy) * _log_uniform(1, 3))
-    return Trial(rows, dx, dy, views, _log_uniform(3e-3, 3e-2), round(_log_uniform(40, 400)))
+    return Trial(rows, dx, dy, views, _log_uniform(3e-3, 3e-2), round(_log_uniform(30, 250)))
 
 
 class Adversaries:
@@ -86,7 +86,7 @@ class Adversaries:
     def _pool(self, i: int, start: int) -> Pool:
         trial = self._trial(start)
         with self._seeded(start, self.rank):
-            kind = FlexiblePool if i % 2 else LinearPool
+            kind = FlexiblePool if i % 3 == 1 else LinearPool
             return kind(trial, max(8, min(32, 8000 // trial.rows)), self.device)
 
     def _started(self, i: int, step: int) -> int:

@@ -94,6 +94,9 @@ class Coupling(nn.Module):
 class LinearPool(Pool):
     """Linear encoders, up three times out of four, else down; half of those that ascend are bent.
 
+    They start anywhere between random weights and the leading latents, which no code of their dimensions can beat: a
+    life is too short to get there in many dimensions.
+
     Args:
         trial: what they share.
         b: how many.
@@ -110,9 +113,14 @@ class LinearPool(Pool):
         self.dof = dof
         # only upwards: a bend that hides dependence teaches nothing but doubt about all that looks independent
         bent = ((torch.rand(b, device=device) < 0.5) & (self.sign > 0)).float()
-        scale = 1 / math.sqrt(trial.views)
-        self.to_x = nn.Parameter(torch.randn(b, trial.dx, trial.views, device=device) * scale)
-        self.to_y = nn.Parameter(torch.randn(b, trial.dy, trial.views, device=device) * scale)
+        along = torch.rand(b, 1, 1, device=device)
+        self.to_x, self.to_y = (
+            nn.Parameter(
+                along * torch.eye(d, trial.views, device=device)
+                + (1 - along) * torch.randn(b, d, trial.views, device=device) / math.sqrt(trial.views)
+            )
+            for d in (trial.dx, trial.dy)
+        )
         self.bend_x, self.bend_y = Coupling(bent, trial.dx), Coupling(bent, trial.dy)
         self._optimise()
 
