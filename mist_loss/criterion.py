@@ -18,12 +18,14 @@ from mist_loss.model import quantiles
 from mist_loss.model.network import MIST
 from mist_loss.model.projection import LearnedProjection
 from mist_loss.model.tracing import constant_result
+from mist_loss.parting import parting
 from mist_loss.validation import check_choice, check_level, finite_sets, paired_sets, require_finite
 
 SIGNS = {"maximize": -1.0, "minimize": 1.0}
 TINY = 1e-32  # counts as zero
 LEVEL = 0.9  # of the interval in ``criterion.last``
 PULL = 0.2  # weaker ones leave some saddles too late: docs/objective.md
+PUSH = 6.0  # what left least of those tried: recipes/README.md
 
 
 class Last(NamedTuple):
@@ -70,7 +72,8 @@ class MISTCriterion(nn.Module):
     Gradients reach the input through correlations only and hold the canonical rotation constant, so they are not the
     exact derivative of the number: see ``mist_loss.model.network.steady``. When maximising, a small pull of directions
     of x that share nothing yet towards such directions of y is added to them, which leads off a saddle:
-    ``mist_loss.facing``.
+    ``mist_loss.facing``. When minimising, a push apart is added, since the estimate is flat where a dependence is too
+    weak for the rows at hand: ``mist_loss.parting``. Neither changes the number.
 
     Args:
         model: what ``MIST.from_pretrained`` takes (a bundled name, a file, a folder, OWNER/NAME@COMMIT), or a ``MIST``,
@@ -88,7 +91,9 @@ class MISTCriterion(nn.Module):
             ``mist_loss.distributed``: an encoder in ``DistributedDataParallel`` gets the gradient of the whole batch.
             False, the default, reads the rows of this process.
         pull: what a correlation of idle directions counts in the gradient, in nats, see ``mist_loss.facing``; 0 leaves
-            the gradient of the estimate alone. Codes wider than the model reads get none.
+            the gradient of the estimate alone. Codes wider than the model reads get none. Maximising only.
+        push: weight of the gradient that parts what too few rows show, see ``mist_loss.parting``; 0 leaves the gradient
+            of the estimate alone. Minimising only.
 
     Raises:
         ValueError: an unknown model or option.
@@ -105,6 +110,7 @@ class MISTCriterion(nn.Module):
         components: int | None = None,
         gather: bool = False,
         pull: float = PULL,
+        push: float = PUSH,
     ):
         super().__init__()
         self.objective = check_choice("objective", objective, SIGNS)
@@ -112,9 +118,10 @@ class MISTCriterion(nn.Module):
         if not isinstance(projection, LearnedProjection):
             check_choice("projection", projection, PROJECTIONS)
         self.projection = projection
-        if not 0 <= pull < math.inf:
-            raise ValueError(f"expected a finite pull of at least 0, got {pull}: 0 leaves it out")
-        self.components, self.gather, self.pull = components, gather, pull
+        for name, weight in (("pull", pull), ("push", push)):
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"expected a finite {name} of at least 0, got {weight}: 0 leaves it out")
+        self.components, self.gather, self.pull, self.push = components, gather, pull, push
         self.last: Last | None = None
         self._warned = False
         self.model = copy.deepcopy(model) if isinstance(model, MIST) else MIST.from_pretrained(model)
@@ -203,6 +210,8 @@ class MISTCriterion(nn.Module):
                 loss = loss + way_out(x, y)
                 if self.pull and max(dims) <= self.model.config.dims[1]:
                     loss = loss + facing(x, y, self.pull).to(loss.dtype)
+            elif self.push:
+                loss = loss + parting(x, y, self.push).to(loss.dtype)
             return loss
 
     def _predict(self, x: Tensor, y: Tensor) -> Tensor:
@@ -254,5 +263,5 @@ class MISTCriterion(nn.Module):
 
     def extra_repr(self) -> str:
         """Options, for printing."""
-        names = ("objective", "quantile", "frozen", "projection", "components", "gather", "pull")
+        names = ("objective", "quantile", "frozen", "projection", "components", "gather", "pull", "push")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names if name not in self._modules)

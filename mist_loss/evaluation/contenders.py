@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mist_loss.criterion import PULL, MISTCriterion
+from mist_loss.criterion import PULL, PUSH, MISTCriterion
 from mist_loss.model import weights
 
 TEMPERATURE = 0.2
@@ -43,7 +43,7 @@ class Named(NamedTuple):
     make: Callable[[int, str], Contender]  # (dimensions of a code, "maximize" or "minimize")
 
 
-_VARIANT = re.compile(r"(?P<source>.+)@(?:q(?P<level>0?\.\d+)|pull(?P<pull>\d*\.?\d+))")
+_VARIANT = re.compile(r"(?P<source>.+)@(?:q(?P<level>0?\.\d+)|pull(?P<pull>\d*\.?\d+)|push(?P<push>\d*\.?\d+))")
 
 
 def named(name: str) -> Named:
@@ -52,7 +52,7 @@ def named(name: str) -> Named:
     Args:
         name: a key of ``OTHERS``, or what ``MISTCriterion`` takes for a model: shipped weights or a .safetensors file.
             ``NAME@q0.1`` optimises the 0.1 quantile when maximising and the 0.9 quantile when minimising;
-            ``NAME@pull0`` is the criterion with another ``pull``.
+            ``NAME@pull0`` and ``NAME@push0`` are the criterion with another ``pull`` or ``push``.
 
     Raises:
         ValueError: no such loss.
@@ -62,21 +62,21 @@ def named(name: str) -> Named:
         direction, make = OTHERS[name]
         return Named(name, "", (direction,), lambda dims, _: make(dims))
     match = _VARIANT.fullmatch(name)
-    source, level, pull = match.group("source", "level", "pull") if match else (name, None, None)
+    source, chosen = (match.group("source"), match.groupdict()) if match else (name, {})
     if source not in weights.REGISTRY and not source.endswith(".safetensors"):
         known = ", ".join([*weights.REGISTRY, *OTHERS])
         raise ValueError(f"expected losses among {known}, or .safetensors files, got {name!r}")
     file = weights.find(source)
-    options = {key: float(value) for key, value in (("level", level), ("pull", pull)) if value is not None}
+    options = {key: float(value) for key, value in chosen.items() if key != "source" and value is not None}
     return Named(
         name, weights.sha256(file), ("maximize", "minimize"), lambda _, direction: mist(file, direction, **options)
     )
 
 
-def mist(model: Path, direction: str, level: float | None = None, pull: float = PULL) -> Contender:
-    """``MISTCriterion`` as it is, on the conservative quantile of that level, or with another pull."""
+def mist(model: Path, direction: str, level: float | None = None, pull: float = PULL, push: float = PUSH) -> Contender:
+    """``MISTCriterion`` as it is, on the conservative quantile of that level, or with another pull or push."""
     quantile = 1 - level if level is not None and direction == "minimize" else level
-    criterion = MISTCriterion(model, objective=direction, quantile=quantile, pull=pull)
+    criterion = MISTCriterion(model, objective=direction, quantile=quantile, pull=pull, push=push)
 
     def contender(z1: Tensor, z2: Tensor) -> tuple[Tensor, Reading]:
         loss = criterion(z1, z2)

@@ -270,9 +270,10 @@ def test_a_library_leaves_the_threads_alone(tmp_path, monkeypatch):
     assert torch.get_num_threads() == threads
 
 
-def test_another_pull_changes_the_gradient_and_not_the_number():
+@pytest.mark.parametrize(("option", "direction"), [("pull", "maximize"), ("push", "minimize")])
+def test_another_pull_or_push_changes_the_gradient_and_not_the_number(option, direction):
     z1, z2 = torch.randn(64, 3, requires_grad=True), torch.randn(64, 3)
-    found = [contenders.named(f"mist-base@{pull}").make(3, "maximize")(z1, z2) for pull in ("pull0", "pull0.5")]
+    found = [contenders.named(f"mist-base@{option}{weight}").make(3, direction)(z1, z2) for weight in ("0", "0.5")]
     assert found[0][1] == found[1][1]
     gradients = [torch.autograd.grad(loss, z1)[0] for loss, _ in found]
     assert (gradients[0] - gradients[1]).abs().max() > 1e-5
