@@ -136,17 +136,20 @@ def _labelled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem
     largest = min(dx, dy, 8)
     blocks = int(torch.randint(1, largest + 1, ()))
     px, py = dx // blocks, dy // blocks
-    classes = int(torch.randint(2, 11, ())) if _chance(0.5) else 2
-    discrete_y = classes <= py and _chance(0.3)
+    bits = _chance(0.4)  # fair, behind one channel, plain to see: what embeddings of two classes show
+    classes = 2 if bits or _chance(0.5) else int(torch.randint(2, 11, ()))
+    discrete_y = classes <= py and not bits and _chance(0.3)
     s = b * blocks
     weights = torch.rand(s, classes, device=device) + 0.2
-    prior = weights / weights.sum(1, keepdim=True) if _chance(0.5) else torch.full_like(weights, 1 / classes)
+    fair = bits or _chance(0.5)
+    prior = torch.full_like(weights, 1 / classes) if fair else weights / weights.sum(1, keepdim=True)
     ceiling = (classes - 1) / classes  # the flip rate at which nothing gets through
     # low flip rates, where mutual information is high, more often than high ones; a fifth of the channels is clean
     rate = torch.rand(b, device=device) ** 1.5 * (torch.rand(b, device=device) < 0.8)
     flip = (ceiling * rate).repeat_interleave(blocks)
     shaped = _chance(0.5)  # every cluster spreads in its own way, on both sides
-    nearest = 4.0 if shaped and blocks > 1 else 0.7  # what the spread of many sources tells would stay hidden
+    # what the spread of many sources tells would stay hidden
+    nearest = 4.0 if bits or (shaped and blocks > 1) else 0.7
     separation = torch.exp(uniform(b, math.log(nearest), math.log(12.0), device)).repeat_interleave(blocks)
 
     def means(d: int) -> Tensor:
@@ -252,7 +255,7 @@ BROAD: dict[str, tuple[float, Family]] = {
     "signed": (4, _signed),
     "radial": (5, _radial),
     "modulated": (8, _modulated),
-    "labelled": (26, _labelled),
+    "labelled": (34, _labelled),
     "labels": (12, _labels),
     "redundant": (8, _redundant),
 }
