@@ -184,8 +184,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="shipped weights, .safetensors files, peers such as cca, ksg or mine; NAME@50 averages weights over 50 "
         "resamples of the rows. The first is the measure of time "
         f"(default: {','.join(DEFAULTS['estimators'])}). Of the "
-        "objective suite: weights, NAME@q0.1 for their conservative quantile, NAME@pull0 for another pull, others "
-        f"(default: {','.join(LOSSES)})",
+        "objective suite: weights, NAME@q0.1 for their conservative quantile, NAME@pull0 or NAME@push0 for another "
+        f"pull or push, others (default: {','.join(LOSSES)})",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the test samples (default: %(default)s)")
     parser.add_argument(
