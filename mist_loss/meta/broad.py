@@ -147,9 +147,9 @@ def _labelled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem
     # low flip rates, where mutual information is high, more often than high ones; a fifth of the channels is clean
     rate = torch.rand(b, device=device) ** 1.5 * (torch.rand(b, device=device) < 0.8)
     flip = (ceiling * rate).repeat_interleave(blocks)
-    shaped = _chance(0.5)  # every cluster spreads in its own way, on both sides
-    # what the spread of many sources tells would stay hidden
-    nearest = 4.0 if bits or (shaped and blocks > 1) else 0.7
+    # every cluster spreads in its own way, on both sides; of many sources too much would stay hidden
+    shaped = blocks == 1 and _chance(0.5)
+    nearest = 4.0 if bits else 0.7
     separation = torch.exp(uniform(b, math.log(nearest), math.log(12.0), device)).repeat_interleave(blocks)
 
     def means(d: int) -> Tensor:
