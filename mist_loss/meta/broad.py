@@ -136,8 +136,6 @@ def _labelled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem
     largest = min(dx, dy, 8)
     blocks = int(torch.randint(1, largest + 1, ()))
     bits = _chance(0.4)  # fair, behind one channel, plain to see: what embeddings of two classes show
-    if bits:  # in a few directions each, so that wide sides hold many
-        blocks = max(1, min(largest, min(dx, dy) // int(torch.randint(1, 11, ()))))
     px, py = dx // blocks, dy // blocks
     classes = 2 if bits or _chance(0.5) else int(torch.randint(2, 11, ()))
     discrete_y = classes <= py and not bits and _chance(0.3)
