@@ -69,9 +69,9 @@ class MISTCriterion(nn.Module):
     criterion is 184 buffers (3.5 MB) that the first rank sends to all in every forward pass: keep the criterion outside
     of it, or give it ``broadcast_buffers=False``.
 
-    Gradients reach the input through correlations only and hold the canonical rotation constant, so they are not the
-    exact derivative of the number: see ``mist_loss.model.network.steady``. When maximising, a small pull of directions
-    of x that share nothing yet towards such directions of y is added to them, which leads off a saddle:
+    Gradients of the estimate reach the input through correlations only and hold the canonical rotation constant, so
+    they are not the exact derivative of the number: see ``mist_loss.model.network.steady``. When maximising, a small
+    pull of directions of x that share nothing yet towards such directions of y is added, which leads off a saddle:
     ``mist_loss.facing``. When minimising, a push apart is added, since the estimate is flat where a dependence is too
     weak for the rows at hand: ``mist_loss.parting``. Neither changes the number.
 
@@ -93,7 +93,8 @@ class MISTCriterion(nn.Module):
         pull: what a correlation of idle directions counts in the gradient, in nats, see ``mist_loss.facing``; 0 leaves
             the gradient of the estimate alone. Codes wider than the model reads get none. Maximising only.
         push: weight of the gradient that parts what too few rows show, see ``mist_loss.parting``; 0 leaves the gradient
-            of the estimate alone. Minimising only.
+            of the estimate alone. Where little is shared it outweighs that gradient, some times at the default. Codes
+            wider than the model reads get none. Minimising only.
 
     Raises:
         ValueError: an unknown model or option.
@@ -206,11 +207,12 @@ class MISTCriterion(nn.Module):
             self.last = self._describe(knots.detach(), x.shape[1], dims, single)
             nats = quantiles.mean(knots) if self.quantile is None else quantiles.quantile(knots, self.quantile)
             loss = SIGNS[self.objective] * nats.mean()
+            read_whole = max(dims) <= self.model.config.dims[1]
             if self.objective == "maximize":
                 loss = loss + way_out(x, y)
-                if self.pull and max(dims) <= self.model.config.dims[1]:
+                if self.pull and read_whole:
                     loss = loss + facing(x, y, self.pull).to(loss.dtype)
-            elif self.push:
+            elif self.push and read_whole:
                 loss = loss + parting(x, y, self.push).to(loss.dtype)
             return loss
 

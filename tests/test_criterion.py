@@ -268,9 +268,10 @@ def test_weights_by_path(model, tmp_path):
 
 
 def test_repr(criterion):
-    assert "objective='maximize', quantile=None, frozen=True, projection='pca', components=None, gather=False" in repr(
-        criterion
+    shown = (
+        "objective='maximize', quantile=None, frozen=True, projection='pca', components=None, gather=False, pull=0.2"
     )
+    assert f"{shown}, push=6.0" in repr(criterion)
 
 
 # wide input

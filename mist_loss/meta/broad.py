@@ -34,6 +34,8 @@ def _carry(problem: Problem) -> Problem:
         x, y = maps.random_coupling(x), maps.random_coupling(y)
     if _chance(0.25):
         map_x, map_y = maps.MAPS[_choice(list(maps.MAPS))]
+        # far clusters would end where float32 cannot tell a bounded map's values apart
+        x, y = (t / t.abs().mean((1, 2), keepdim=True).clamp_min(1) for t in (x, y))
         x, y = map_x(x), map_y(y)
     if _chance(0.6):
         x = x @ maps.random_linear(b, x.shape[2], x.device)
@@ -189,8 +191,9 @@ def _labels(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     scales = _scales(b, classes, dx, device) if _chance(0.3) else None
     if scales is not None and _chance(0.5):
         means = 0.1 * means
-    problem = _carry(discrete.labelled_mixture(joint, means, None, n, scales_x=scales))
-    return problem._replace(y=_columns(problem.y.argmax(-1), classes, dy))
+    problem = discrete.labelled_mixture(joint, means, None, n, scales_x=scales)
+    labels = problem.y.argmax(-1)  # before they are carried anywhere, where they could not be told any more
+    return _carry(problem)._replace(y=_columns(labels, classes, dy))
 
 
 def _redundant(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:

@@ -23,7 +23,7 @@ def _log_uniform(low: float, high: float) -> float:
 
 
 def draw_trial() -> Trial:
-    """Draw 32 to 1,024 rows, and codes of 2 to 40 dimensions, narrow as often as wide, at most a third of the rows."""
+    """Draw 32 to 1,024 rows, and codes of 2 to 40 dimensions, at most a third of the rows; half of x on a log scale."""
     rows = round(_log_uniform(32, 1024))
     widest = min(40, rows // 3)
     dx = round(_log_uniform(2, widest)) if torch.rand(()) < 0.5 else int(torch.randint(2, widest + 1, ()))
@@ -66,7 +66,14 @@ class Adversaries:
         return tensors
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Restore what ``state`` gave at the step this object was made for."""
+        """Restore what ``state`` gave at the step this object was made for.
+
+        Raises:
+            ValueError: the state has other encoders, as one of another version.
+        """
+        expected = {f"{i}.{name}" for i, pool in enumerate(self.pools) for name, _ in pool.named_parameters()}
+        if missing := expected - set(tensors):
+            raise ValueError(f"the checkpoint has other encoders, without {min(missing)}: go on with its version")
         for i, pool in enumerate(self.pools):
             for name, parameter in pool.named_parameters():
                 parameter.data.copy_(tensors[f"{i}.{name}"])

@@ -211,6 +211,18 @@ def test_labels_are_indicators_or_a_code_and_share_no_more_than_they_hold(d):
         assert problem.mi.max() < math.log(d + 1 if d > 1 else 10) + 0.1
 
 
+@pytest.mark.parametrize("d", [2, 4, 7])
+def test_the_truth_of_labels_is_that_of_the_labels_that_are_shown(d):
+    """No more than the entropy of y, and much of it where the channel is clean: nothing is merged on the way."""
+    torch.manual_seed(0)
+    label = MIXTURES["broad"].families["labels"][1]
+    for _ in range(25):
+        problem = label(2, 4000, 3, d, torch.device("cpu"))
+        for y, mi in zip(problem.y, problem.mi, strict=True):
+            share = y.unique(dim=0, return_counts=True)[1] / len(y)
+            assert mi < -(share * share.log()).sum() + 0.1
+
+
 def test_redundant_columns_add_no_rank():
     torch.manual_seed(0)
     redundant = MIXTURES["broad"].families["redundant"][1]
