@@ -26,8 +26,8 @@ from mist_loss import estimate_mi
 
 WEIGHTS = {
     "none": 0.0,
-    "mist": 1.0,
-    "club": 0.3,
+    "mist": 0.1,
+    "club": 1.0,
     "mine": 1.0,
     "hsic": 10.0,
     "adversary": 0.3,
