@@ -26,11 +26,11 @@ from mist_loss import estimate_mi
 
 WEIGHTS = {
     "none": 0.0,
-    "mist": 0.1,
+    "mist": 0.3,
     "club": 1.0,
-    "mine": 1.0,
+    "mine": 3.0,
     "hsic": 10.0,
-    "adversary": 0.3,
+    "adversary": 1.0,
 }
 COLUMNS = {
     "attribute, above chance": "leak",
