@@ -25,7 +25,7 @@ SIGNS = {"maximize": -1.0, "minimize": 1.0}
 TINY = 1e-32  # counts as zero
 LEVEL = 0.9  # of the interval in ``criterion.last``
 PULL = 0.2  # weaker ones leave some saddles too late: docs/objective.md
-PUSH = 6.0  # what left least of those tried: recipes/README.md
+PUSH = 6.0  # how it was chosen: docs/objective.md
 
 
 class Last(NamedTuple):

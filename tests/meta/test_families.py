@@ -197,7 +197,7 @@ def test_folded_channel():
 
 
 @pytest.mark.parametrize("d", [1, 2, 5])
-def test_labels_are_indicators_or_a_code_and_share_no_more_than_they_hold(d):
+def test_labels_are_indicators_or_a_code(d):
     torch.manual_seed(0)
     label = MIXTURES["broad"].families["labels"][1]
     for _ in range(12):
@@ -208,12 +208,11 @@ def test_labels_are_indicators_or_a_code_and_share_no_more_than_they_hold(d):
         if d > 1:
             assert problem.y.sum(-1).max() == 1
         assert problem.mi.min() >= 0
-        assert problem.mi.max() < math.log(d + 1 if d > 1 else 10) + 0.1
 
 
-@pytest.mark.parametrize("d", [2, 4, 7])
+@pytest.mark.parametrize("d", [1, 2, 4, 7])
 def test_the_truth_of_labels_is_that_of_the_labels_that_are_shown(d):
-    """No more than the entropy of y, and much of it where the channel is clean: nothing is merged on the way."""
+    """No more than the entropy of y: nothing is merged on the way."""
     torch.manual_seed(0)
     label = MIXTURES["broad"].families["labels"][1]
     for _ in range(25):

@@ -1,5 +1,6 @@
 """Encoders that ascend the estimator: their fate is a function of the seed."""
 
+import pytest
 import torch
 
 from mist_loss.model.network import MIST
@@ -41,3 +42,12 @@ def test_pools_restart_when_their_time_is_over():
     trial = adversaries.pools[0].trial
     adversaries.codes(first)
     assert adversaries.pools[0].trial != trial
+
+
+def test_encoders_of_another_version_are_refused_by_name():
+    adversaries = Adversaries(5, 0, CPU)
+    state = adversaries.state()
+    name = next(iter(state))
+    del state[name]
+    with pytest.raises(ValueError, match=f"other encoders, without {name}"):
+        adversaries.load(state)
