@@ -121,7 +121,8 @@ def judge(model: MIST, views: Views, sets: int, n: int) -> list[dict[str, float]
     x, y = (views.x[:half], views.labels[:half]), (views.y[half:], views.labels[half:])
     classes = sorted(set(separable_classes(*x)) & set(separable_classes(*y)))
     found: list[dict[str, float]] = []
-    for sources in SOURCES if classes else ():
+    widest = model.config.dims[1] // views.x.shape[1]  # sources side by side that the estimator can read
+    for sources in [k for k in SOURCES if k <= widest] if classes else ():
         for flip in FLIPS:
             for _ in range(sets):
                 problem = channel_pairs(x, y, classes, sources, flip, n)

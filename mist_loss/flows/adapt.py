@@ -22,6 +22,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from mist_loss import provenance
+from mist_loss.flows.coordinates import NormalCoordinates
 from mist_loss.flows.marginals import FlowReport, Marginal, fit_marginal
 from mist_loss.flows.pushed import Pushed
 from mist_loss.meta.families import Problem
@@ -103,7 +104,7 @@ def adapt(
     if not 10 <= rows[0] <= rows[1]:
         raise ValueError(f"expected rows as (low, high) with 10 <= low <= high, got {rows}")
     parent = model if isinstance(model, MIST) else MIST.from_pretrained(model)
-    adapted = unfrozen_copy(parent)
+    adapted = unfrozen_copy(parent)  # reads plainly; its own coordinates come below
     device = adapted.vector_mean.device
     sides = {"x": _rows("x", x, device)} | ({} if y is None else {"y": _rows("y", y, device)})
     header: dict[str, Any] = {
@@ -121,7 +122,8 @@ def adapt(
     flows = (marginals["x"], marginals.get("y", marginals["x"]))
     source = Source(*flows, rows, adapted.config.dims[1], mixture, round(replay * config.groups), config.seed)
     held_out = source.held_out()
-    before = accuracy(adapted, held_out)
+    before = accuracy(parent, held_out)
+    adapted.coordinates = NormalCoordinates(*flows)
     steps = finetune(
         adapted,
         source.draw,
@@ -199,10 +201,13 @@ def accuracy(model: MIST, problems: list[Problem]) -> Accuracy:
 
 
 def unfrozen_copy(model: MIST) -> MIST:
-    """A trainable copy, also of the frozen model of a criterion, whose weights are buffers of the same names."""
+    """A trainable copy, also of the frozen model of a criterion, whose weights are buffers of the same names.
+
+    Without ``coordinates``: those of the parent are of other rows.
+    """
     with torch.random.fork_rng(devices=[]):  # building a network must not move the user's random numbers
         copy = MIST(model.config)
-    copy.load_state_dict(model.state_dict())
+    copy.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("coordinates.")})
     return copy.to(model.vector_mean.device).eval()
 
 
@@ -242,7 +247,9 @@ def refresh(model: MIST, x: Tensor, y: Tensor, seconds: float = 30.0, seed: int 
     config = FinetuneConfig(steps=200, groups=2, lr=2e-4, warmup=5, average=0.9, seed=seed)
     source = Source(marginals["x"], marginals["y"], (64, most), model.config.dims[1], "broad", 1, seed)
     adapted = unfrozen_copy(model)
+    adapted.coordinates = coordinates = NormalCoordinates(marginals["x"], marginals["y"])
     finetune(adapted, source.draw, config, seconds=seconds - (time.monotonic() - began), kept=source.replayed)
+    model.coordinates = coordinates
     model.load_state_dict(adapted.state_dict())
     return reports
 

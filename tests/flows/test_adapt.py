@@ -50,7 +50,8 @@ def test_a_copy_is_adapted_and_saved_with_its_origin(model, x, tmp_path):
     result = adapt(parent, x, x[:, :1], tmp_path / "run", config=CONFIG, **FAST)
     assert result.path is not None
     same(model.state_dict(), before)
-    assert any(not torch.equal(value, before[key]) for key, value in result.model.state_dict().items())
+    after = result.model.state_dict()
+    assert any(not torch.equal(after[key], before[key]) for key in before)
     same(MIST.from_pretrained(result.path).state_dict(), result.model.state_dict())
     header = read_header(result.path)
     origin = header["provenance"]
@@ -73,7 +74,8 @@ def test_a_copy_is_adapted_and_saved_with_its_origin(model, x, tmp_path):
 def test_no_rows_in_the_weights(model, x, tmp_path):
     result = adapt(model, x, output=tmp_path, config=CONFIG, **FAST)
     assert result.path is not None
-    assert load_file(result.path).keys() == model.state_dict().keys()  # no flow, no mean, no basis
+    saved = load_file(result.path)
+    assert saved.keys() - model.state_dict().keys() == {k for k in saved if k.startswith("coordinates.flows.0.")}
     assert module._digest(x.double()) not in json.dumps(read_header(result.path))
 
 
@@ -156,9 +158,26 @@ def test_refresh_changes_a_frozen_criterion_in_place(model, x, monkeypatch):
     assert codes.grad is None
     assert not list(criterion.parameters())  # still frozen
     after = criterion.state_dict()
-    assert after.keys() == before.keys()
+    assert all("coordinates." in key for key in after.keys() - before.keys())
+    assert criterion.model.coordinates is not None  # the flows of present codes, read through from now on
     assert any(not torch.equal(after[key], before[key]) for key in before)
     assert criterion(codes, x).isfinite()
+
+
+def test_an_adapted_estimator_is_adapted_anew(model, x):
+    first = adapt(model, x, config=CONFIG, **FAST).model
+    second = adapt(first, torch.cat([x, x[:, :1].exp()], dim=1), config=CONFIG, **FAST).model
+    assert first.coordinates is not None
+    assert second.coordinates is not None
+    assert [each["dims"] for each in first.coordinates.settings] == [2]
+    assert [each["dims"] for each in second.coordinates.settings] == [3]
+
+
+def test_fine_tuning_leaves_the_flows_alone(model, x):
+    result = adapt(model, x, config=CONFIG, **FAST)
+    assert result.model.coordinates is not None
+    fitted, kept = result.flows[0].state_dict(), result.model.coordinates.flows[0].state_dict()
+    same({key: value.to(kept[key].dtype) for key, value in fitted.items()}, kept)
 
 
 def test_refresh_leaves_the_criterion_alone_where_no_flow_fits(model, x):

@@ -1,0 +1,163 @@
+"""Reading through flows: the rows of the flow, the surer of two readings, and files that cannot do harm."""
+
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+pytest.importorskip("normflows")
+from mist_loss import MISTCriterion
+from mist_loss.flows.coordinates import NormalCoordinates
+from mist_loss.flows.marginals import Marginal, fit_marginal
+from mist_loss.meta.families import canonical_normal
+from mist_loss.model import quantiles
+from mist_loss.model.network import MIST
+from mist_loss.model.weights import save_weights
+
+
+def crooked(width, seed):
+    """A flow of random weights, far from the identity: fitting one takes longer and bends less."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        flow = Marginal(width, width, True, layers=4, hidden=16, bins=6)
+        for name, weight in flow.named_parameters():
+            if "final_layer" in name or "unnormalized" in name:
+                torch.nn.init.normal_(weight, std=0.7)
+    flow.directions.copy_(torch.eye(width))
+    return flow.double().requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return crooked(2, 1)
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    return crooked(1, 2)
+
+
+def test_the_coordinates_are_those_that_the_flow_generates_from(flow, narrow):
+    coordinates = NormalCoordinates(flow, narrow)
+    u, v = torch.randn(3, 50, 2), torch.randn(3, 50, 1)
+    x, y = coordinates(flow.generate(u).float(), narrow.generate(v).float())
+    torch.testing.assert_close(x, u, atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(y, v, atol=2e-3, rtol=1e-3)
+
+
+def test_embeddings_side_by_side_are_mapped_one_by_one(flow):
+    coordinates = NormalCoordinates(flow, flow)
+    x, y = torch.randn(2, 30, 4), torch.randn(2, 30, 2)
+    whole, _ = coordinates(x, y)
+    parts = [coordinates(half, y)[0] for half in x.split(2, dim=2)]
+    torch.testing.assert_close(whole, torch.cat(parts, dim=2))
+
+
+def test_principal_coordinates_of_a_cut_embedding():
+    flow, _ = fit_marginal(torch.randn(100, 5) @ torch.randn(5, 5), width=2, epochs=1, strict=False)
+    u = torch.randn(1, 40, 2)
+    rows = flow.generate(u).float()
+    assert rows.shape == (1, 40, 2)
+    torch.testing.assert_close(NormalCoordinates(flow, flow)(rows, rows)[0], u, atol=2e-3, rtol=1e-3)
+
+
+def test_the_surer_of_both_readings_is_taken_set_by_set(model, flow):
+    x, y = torch.randn(12, 40, 2), torch.randn(12, 40, 2).cumsum(1)
+    y[::2] += 3 * x[::2]
+    coordinates = NormalCoordinates(flow, flow)
+    plain, through = model(x, y), model(*coordinates(x, y))
+    surer = quantiles.quantile(through, 0.05) > quantiles.quantile(plain, 0.05)
+    assert 0 < surer.sum() < 12
+    adapted = MIST(model.config).eval()
+    adapted.load_state_dict(model.state_dict())
+    adapted.coordinates = coordinates
+    torch.testing.assert_close(adapted(x, y), torch.where(surer[:, None], through, plain))
+    other = torch.randn(12, 40, 3)
+    torch.testing.assert_close(adapted(x, other), model(x, other))  # three features are not of this modality
+
+
+def test_what_bending_hides_is_read(flow):
+    """Analytic truth: an invertible map of a side leaves the nats of a Gaussian as they are."""
+    u, v, mi = canonical_normal(torch.tensor([[0.9, 0.5]]).expand(16, 2), 200, 2, 2)
+    turn = torch.linalg.qr(torch.randn(16, 2, 2)).Q
+    x, y = (flow.generate(side).float() for side in (u @ turn, v))
+    network = MIST.from_pretrained("mist-base")
+    with torch.no_grad():
+        plain = (quantiles.mean(network(x, y)) - mi).abs().mean()
+        network.coordinates = NormalCoordinates(flow, flow)
+        error = (quantiles.mean(network(x, y)) - mi).abs().mean()
+    assert error < plain / 2
+
+
+def test_gradients_reach_the_rows_and_stay_finite(flow):
+    network = MIST.from_pretrained("mist-base")
+    network.coordinates = NormalCoordinates(flow, flow)
+    criterion = MISTCriterion(model=network)
+    assert not list(criterion.parameters())
+    for scale in (1e-12, 1.0, 1e12):
+        x = torch.randn(64, 2, requires_grad=True)
+        criterion(scale * x, x.detach() + 0.3 * torch.randn(64, 2)).backward()
+        assert x.grad is not None
+        assert x.grad.isfinite().all()
+        assert x.grad.norm() > 0
+    criterion.unfreeze()
+    assert {name.split(".")[0] for name, _ in criterion.model.named_parameters()}.isdisjoint({"coordinates"})
+
+
+@pytest.fixture
+def saved(model, flow, narrow, tmp_path):
+    copy = MIST(model.config).eval()
+    copy.coordinates = NormalCoordinates(flow, narrow)
+    save_weights(copy, tmp_path / "good.safetensors", {})
+    return copy, tmp_path / "good.safetensors"
+
+
+def test_file_and_back(saved):
+    copy, path = saved
+    state = torch.random.get_rng_state()
+    loaded = MIST.from_pretrained(path)
+    assert torch.equal(state, torch.random.get_rng_state())
+    torch.testing.assert_close(loaded.state_dict(), copy.state_dict())
+    x, y = torch.randn(2, 30, 2), torch.randn(2, 30, 1)
+    torch.testing.assert_close(loaded(x, y), copy(x, y), atol=0, rtol=0)
+
+
+def rewrite(path, tensors=None, old="", new=""):
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    assert old in header["config"]
+    header["config"] = header["config"].replace(old, new)
+    save_file(load_file(path) | (tensors or {}), path, header)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"hidden": 16', '"hidden": 100000000'),
+        ('"width": 2', '"width": -2'),
+        ('"exact": true', '"exact": 1'),
+        ('"bins": 6', '"bins": 6, "more": 1'),
+        ('"bins": 6', '"bins": 9'),
+    ],
+)
+def test_settings_of_no_flow_are_refused(saved, old, new):
+    rewrite(saved[1], None, old, new)
+    with pytest.raises(ValueError, match="does not fit this version"):
+        MIST.from_pretrained(saved[1])
+
+
+@pytest.mark.parametrize("positions", [[0, 0], [1, 2], [-1, 0]])
+def test_positions_that_are_none_are_refused(saved, positions):
+    name = "coordinates.flows.0.layers.1.permutation._permutation"
+    rewrite(saved[1], {name: torch.tensor(positions)})
+    with pytest.raises(ValueError, match="distinct positions below 2"):
+        MIST.from_pretrained(saved[1])
+
+
+def test_the_extra_is_named_where_it_is_missing(saved, monkeypatch):
+    monkeypatch.setitem(sys.modules, "normflows", None)
+    with pytest.raises(ModuleNotFoundError, match=r"mist-loss\[flows\]"):
+        MIST.from_pretrained(saved[1])
