@@ -2,8 +2,8 @@
 
 MIST (arXiv 2511.18945) suggests it: mutual information does not change under invertible maps, so a normalizing flow
 carries the training problems into any modality. Part of every step replays the original mixture and holds the copy to
-what its parent says there, so that little is forgotten. The weights hold nothing of the rows but what the training
-made of them; their header holds no row.
+what its parent says there, so that little is forgotten. The weights hold the flows too, through which the copy reads
+once more, see ``mist_loss.flows.coordinates``; no row is in them, but the flows draw rows that look alike.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from mist_loss.training.stream import draw_seed, group, seeded
 HELD_OUT_SEED = -1  # of the problems that the gain is measured on; no run may use it
 HELD_OUT_GROUPS = 12
 LEVEL = 0.9
+READINGS = 2  # plain, and in the coordinates of the flows; a state of a single one cannot be gone on with
 
 
 class Accuracy(NamedTuple):
@@ -113,6 +114,7 @@ def adapt(
         "rows": list(rows),
         "mixture": mixture,
         "replay": replay,
+        "readings": READINGS,
     }
     # of this run's folder only: a digest of rows does not go into the weights
     fingerprint = header | {"data": {name: _digest(side) for name, side in sides.items()}}
@@ -132,6 +134,7 @@ def adapt(
         fingerprint,
         checkpoint_minutes,
         progress=progress,
+        parent=parent,
         kept=source.replayed,
     )
     after = accuracy(adapted, held_out)
@@ -225,7 +228,8 @@ def refresh(model: MIST, x: Tensor, y: Tensor, seconds: float = 30.0, seed: int 
     A third of the time fits the flows, the rest fine-tunes. Where a flow does not fit, the model is left as it is.
 
     Args:
-        model: whose weights are replaced, frozen or not.
+        model: whose weights are replaced, frozen or not; it reads through the flows from then on, where they keep
+            every direction.
         x: (n, dx) codes, at least 100; detached here.
         y: (n, dy).
         seconds: about how long it may take.
@@ -247,10 +251,11 @@ def refresh(model: MIST, x: Tensor, y: Tensor, seconds: float = 30.0, seed: int 
     config = FinetuneConfig(steps=200, groups=2, lr=2e-4, warmup=5, average=0.9, seed=seed)
     source = Source(marginals["x"], marginals["y"], (64, most), model.config.dims[1], "broad", 1, seed)
     adapted = unfrozen_copy(model)
-    adapted.coordinates = coordinates = NormalCoordinates(marginals["x"], marginals["y"])
-    finetune(adapted, source.draw, config, seconds=seconds - (time.monotonic() - began), kept=source.replayed)
-    model.coordinates = coordinates
-    model.load_state_dict(adapted.state_dict())
+    if all(marginal.exact for marginal in marginals.values()):  # of cut codes, no principal coordinates will be given
+        adapted.coordinates = NormalCoordinates(marginals["x"], marginals["y"])
+    left = seconds - (time.monotonic() - began)
+    if finetune(adapted, source.draw, config, seconds=left, parent=model, kept=source.replayed):
+        model.load_state_dict(adapted.state_dict())
     return reports
 
 
@@ -319,7 +324,8 @@ An estimator of mutual information, in nats, fine-tuned on problems whose sides 
 - Training: {tune["steps"]} steps of {tune["groups"]} groups, a share of {origin["replay"]:g} replayed from the
   mixture `{origin["mixture"]}`, the others pushed through the flows below; {origin["rows"][0]} to
   {origin["rows"][1]} rows; seed {tune["seed"]}; commit {origin["commit"]}, torch {origin["torch"]}.
-- Data: none is in this file. The header holds the shapes of the rows and how the flows fit.
+- Data: no row is in this file. It holds the flows, with means and principal directions, which draw rows that look like
+  those of the modality; its header holds the shapes of the rows and how the flows fit.
 
 | side | rows x features | width | variance held | log-likelihood | of a Gaussian | AUC | of a Gaussian |
 | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -336,7 +342,8 @@ On held-out pushed problems:
 | adapted | {after["error"]:.3f} | {after["coverage"]:.0%} |
 
 Intended use: rows of the same kind, in the same coordinates (where the width is smaller than the number of features:
-their principal coordinates). What the problems cannot show: dependence of a kind that none of them has.
+their principal coordinates). Sides as wide as their flow, or several such next to each other, are read twice, others
+once. What the problems cannot show: dependence of a kind that none of them has.
 """
 
 

@@ -1,16 +1,19 @@
 """The normal coordinates of a modality, in which an adapted estimator reads its sides once more.
 
-A flow is invertible, so rows share as much in its coordinates as before, whether or not it fits them. What a dependence
-of a few directions looks like once embeddings have bent it, hundreds of rows cannot show to anybody; the flow, fitted
-to thousands, unbends it. What embeddings show plainly, as classes do, a flow may hide: hence both readings.
+A flow is invertible, so rows share as much in its coordinates as before, whether or not it fits. What a dependence of
+a few directions looks like once embeddings have bent it, hundreds of rows cannot show to anybody; the flow, fitted to
+thousands, unbends it. What embeddings show plainly, as classes do, a flow may hide: hence both readings.
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from mist_loss.flows.marginals import WIDEST, Marginal
+from mist_loss.flows.marginals import WIDEST, Marginal, coupling_layers
 
-FARTHEST = 1e4  # standard deviations; so far out float32 would not follow the networks of a flow
+FARTHEST = 1e4  # standard deviations; so far out single precision would not follow the networks of a flow
+MOST = {"width": WIDEST, "layers": 16, "hidden": 256, "bins": 32}  # that a file may ask memory for
 
 
 class NormalCoordinates(nn.Module):
@@ -25,83 +28,107 @@ class NormalCoordinates(nn.Module):
 
     def __init__(self, x: Marginal, y: Marginal):
         super().__init__()
-        self.flows = nn.ModuleList([_constant(x)] if y is x else [_constant(x), _constant(y)])
-
-    @property
-    def sides(self) -> tuple[Marginal, Marginal]:
-        """The flows of x and of y."""
-        return self.flows[0], self.flows[-1]  # type: ignore[return-value]
-
-    @property
-    def settings(self) -> list[dict]:
-        """What ``from_settings`` builds the same coordinates from, but for their weights; JSON."""
-        return [flow.settings for flow in self.flows]  # type: ignore[misc]
+        self.sides = nn.ModuleList([_Side.of(flow) for flow in ([x] if y is x else [x, y])])
 
     @classmethod
-    def from_settings(cls, settings: object) -> "NormalCoordinates":
-        """Coordinates whose weights are to be loaded; draws no random number.
+    def like(cls, state: Mapping[str, Tensor]) -> "NormalCoordinates":
+        """Coordinates that the state of others can be loaded into; draws no random number.
 
         Raises:
-            ValueError: settings of no flow.
+            ValueError: it is the state of no coordinates.
             ModuleNotFoundError: the ``flows`` extra is not installed.
         """
-        if not isinstance(settings, list) or len(settings) not in (1, 2) or not all(map(_is_flow, settings)):
-            raise ValueError(f"expected settings of one or two flows, got {settings!r}")
-        with torch.random.fork_rng(devices=[]):
-            flows = [Marginal(**each) for each in settings]
-        return cls(flows[0], flows[-1])
-
-    def require_positions(self) -> None:
-        """Check what was loaded: features are picked by their positions.
-
-        Raises:
-            ValueError: some are none, or come twice.
-        """
-        for name, tensor in self.named_buffers():
-            if tensor.is_floating_point():
-                continue
-            width = self.sides[int(name.split(".")[1])].width
-            if tensor.ndim != 1 or sorted(set(tensor.tolist()) & set(range(width))) != sorted(tensor.tolist()):
-                raise ValueError(f"expected distinct positions below {width} in {name}, got {tensor.tolist()}")
+        found = cls.__new__(cls)
+        nn.Module.__init__(found)
+        number = 2 if any(name.startswith("sides.1.") for name in state) else 1
+        prefixes = [f"sides.{i}." for i in range(number)]
+        found.sides = nn.ModuleList(
+            [_Side.like({k[len(p) :]: v for k, v in state.items() if k.startswith(p)}) for p in prefixes]
+        )
+        return found
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
-        """(b, n, dx) and (b, n, dy) in normal coordinates, float32; None where a side does not fit its flow.
+        """(b, n, dx) and (b, n, dy) in normal coordinates; None where a side does not fit its flow.
 
-        A side fits if its width is that of the modality, or a multiple: several embeddings side by side, each of
-        which is mapped alone.
+        A side fits if it is as wide as the rows that the flow generates, or, from two features on, a multiple of that:
+        several embeddings side by side, each of which is mapped alone.
         """
-        flow_x, flow_y = self.sides
-        if x.shape[2] % flow_x.dims or y.shape[2] % flow_y.dims:
+        side_x, side_y = self.sides[0], self.sides[-1]
+        if not (side_x.fits(x) and side_y.fits(y)):  # type: ignore[operator]
             return None
         with torch.autocast(x.device.type, enabled=False):
-            return _mapped(flow_x, x), _mapped(flow_y, y)
+            return side_x(x), side_y(y)
 
 
-def _mapped(flow: Marginal, side: Tensor) -> Tensor:
-    b, n, _ = side.shape
-    parts = side.reshape(-1, flow.dims).to(flow.center.dtype)
-    white = flow.whiten(parts) if flow.exact else parts / flow.scale
-    normal, _ = flow.flow(white.clamp(-FARTHEST, FARTHEST))
-    return normal.reshape(b, n, -1)
+class _Side(nn.Module):
+    """Rows to normal rows: centred, whitened by a matrix (dims, width), and through the layers of a flow."""
 
+    center: Tensor
+    matrix: Tensor
 
-def _constant(flow: Marginal) -> Marginal:
-    """A copy in single precision whose weights are buffers."""
-    with torch.random.fork_rng(devices=[]):  # building a flow draws what is then overwritten
-        copy = Marginal(**flow.settings)  # type: ignore[arg-type]
-    copy.load_state_dict(flow.state_dict())
-    for module in copy.modules():
-        for name, weight in list(module.named_parameters(recurse=False)):
-            delattr(module, name)
-            module.register_buffer(name, weight.detach())
-    return copy.to(flow.center.device).float().eval()
+    def __init__(self, dims: int, width: int, layers: int, hidden: int, bins: int):
+        super().__init__()
+        self.register_buffer("center", torch.zeros(dims))
+        self.register_buffer("matrix", torch.zeros(dims, width))
+        with torch.random.fork_rng(devices=[]):  # layers draw weights that are then overwritten
+            self.layers = nn.ModuleList(coupling_layers(width, layers, hidden, bins))
+        for module in self.layers.modules():
+            for name, weight in list(module.named_parameters(recurse=False)):
+                delattr(module, name)
+                module.register_buffer(name, weight.detach())
 
+    @classmethod
+    def of(cls, flow: Marginal) -> "_Side":
+        sizes = {name: flow.settings[name] for name in ("layers", "hidden", "bins")}
+        side = cls(flow.dims, flow.width, **sizes).to(flow.center.device)
+        if flow.exact:
+            side.center.copy_(flow.center)
+            side.matrix.copy_(flow.directions / flow.spread[:, None] / flow.scale)
+        else:  # principal coordinates, which are centred
+            side.matrix.copy_(torch.diag(1 / flow.scale))
+        side.layers.load_state_dict(flow.layers.state_dict())
+        return side.eval()
 
-def _is_flow(settings: object) -> bool:
-    sizes = {"dims": 65536, "width": WIDEST, "layers": 64, "hidden": 4096, "bins": 1024}
-    return (
-        isinstance(settings, dict)
-        and settings.keys() == {*sizes, "exact"}
-        and type(settings["exact"]) is bool
-        and all(type(settings[name]) is int and 1 <= settings[name] <= most for name, most in sizes.items())
-    )
+    @classmethod
+    def like(cls, state: Mapping[str, Tensor]) -> "_Side":
+        try:
+            dims, width = state["matrix"].shape
+            if width == 1:
+                layers, hidden, bins = 1, 1, state["layers.0.layer.unnormalized_widths"].shape[1] // 4
+            else:
+                last = max(int(name.split(".")[1]) for name in state if name.startswith("layers."))
+                layers = last // 2 + 1
+                hidden = state["layers.0.prqct.transform_net.initial_layer.weight"].shape[0]
+                bins = state["layers.0.prqct.unconditional_transform.unnormalized_widths"].shape[1]
+        except (KeyError, ValueError, IndexError) as error:
+            raise ValueError(f"expected the tensors of a flow in the coordinates of an estimator ({error})") from error
+        sizes = {"width": width, "layers": layers, "hidden": hidden, "bins": bins}
+        if not all(1 <= size <= MOST[name] for name, size in sizes.items()) or not width <= dims <= WIDEST:
+            raise ValueError(f"expected a flow of dims up to {WIDEST} and {MOST} at most, got dims {dims}, {sizes}")
+        side = cls(dims, **sizes)
+        for name, own in side.named_buffers():
+            given = state.get(name, own)
+            good = given.is_floating_point() if own.is_floating_point() else given.dtype == own.dtype
+            if good and name.endswith("_permutation"):  # any; other positions follow from the sizes
+                good = torch.equal(given.cpu().flatten().sort().values, own.sort().values)
+            elif good and not own.is_floating_point():
+                good = torch.equal(given.cpu(), own)
+            if not good:
+                raise ValueError(
+                    f"expected what a flow has in {name}, got {given.dtype} {given.flatten()[:8].tolist()}"
+                )
+        return side
+
+    def fits(self, side: Tensor) -> bool:
+        dims = len(self.center)
+        return side.shape[2] == dims or (dims > 1 and side.shape[2] % dims == 0)
+
+    def forward(self, side: Tensor) -> Tensor:
+        b, n, _ = side.shape
+        rows = side.reshape(b * n, -1, len(self.center)).flatten(0, 1)
+        # far offsets are taken away in the precision of the rows
+        white = (rows.to(torch.promote_types(rows.dtype, self.center.dtype)) - self.center).to(self.center.dtype)
+        normal = (white @ self.matrix).clamp(-FARTHEST, FARTHEST)
+        for layer in self.layers:
+            normal, _ = layer.inverse(normal)  # type: ignore[operator]
+        return normal.reshape(b, n, -1)

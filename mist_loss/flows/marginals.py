@@ -93,7 +93,7 @@ class Marginal(nn.Module):
         self.register_buffer("spread", torch.ones(dims, dtype=torch.float64))
         self.register_buffer("directions", torch.zeros(dims, width, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(width, dtype=torch.float64))
-        self.layers = nn.ModuleList(_layers(width, layers, hidden, bins))
+        self.layers = nn.ModuleList(coupling_layers(width, layers, hidden, bins))
 
     @property
     def width(self) -> int:
@@ -139,7 +139,7 @@ class Marginal(nn.Module):
         return rows.reshape(*normal.shape[:-1], rows.shape[-1])
 
 
-def _layers(width: int, layers: int, hidden: int, bins: int) -> list[nn.Module]:
+def coupling_layers(width: int, layers: int, hidden: int, bins: int) -> list[nn.Module]:
     """Layers from the data outwards, each the identity (or a permutation) at first: a flow starts as a Gaussian."""
     try:
         from normflows import flows

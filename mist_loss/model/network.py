@@ -147,7 +147,7 @@ class MIST(nn.Module):
         Raises:
             ValueError: an unknown name, or an altered or foreign file.
             FileNotFoundError: the file is missing, or the Hub has no such repository or cannot be reached.
-            ModuleNotFoundError: an address on the Hub without the extra ``hub``.
+            ModuleNotFoundError: an address on the Hub without the extra ``hub``, adapted weights without ``flows``.
         """
         return weights.load(source)
 
@@ -208,8 +208,20 @@ class MIST(nn.Module):
         if other is None:
             return knots
         again = self._read_rows(*other)
-        surer = quantile(again, SURE) > quantile(knots, SURE)
+        surer = quantile(again.float(), SURE) > quantile(knots.float(), SURE)
         return torch.where(surer[:, None], again, knots)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        """Have the coordinates that the state has, or none, before it is loaded into them."""
+        start = f"{prefix}coordinates."
+        state = {key[len(start) :]: tensor for key, tensor in state_dict.items() if key.startswith(start)}
+        if state:
+            from mist_loss.flows.coordinates import NormalCoordinates
+
+            self.coordinates = NormalCoordinates.like(state).to(self.vector_mean)
+        else:
+            self.coordinates = None
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _read_rows(self, x: Tensor, y: Tensor) -> Tensor:
         summary = steady(self.summarize(x, y))

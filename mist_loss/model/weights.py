@@ -40,12 +40,9 @@ def save_weights(model: "MIST", path: str | Path, provenance: dict) -> str:
         provenance: JSON-serialisable: command, seed, commit, measured errors.
     """
     path = Path(path)
-    config = dataclasses.asdict(model.config)
-    if model.coordinates is not None:
-        config["coordinates"] = model.coordinates.settings
     header = {
         "format": FORMAT,
-        "config": json.dumps(config),
+        "config": json.dumps(dataclasses.asdict(model.config)),
         "provenance": json.dumps(provenance),
     }
     temporary = path.with_name(path.name + ".tmp")
@@ -102,7 +99,7 @@ def load(source: str | Path) -> "MIST":
     Raises:
         ValueError: an unknown name, or a file that is not what it should be.
         FileNotFoundError: the file is missing.
-        ModuleNotFoundError: an address on the Hub without the extra ``hub``.
+        ModuleNotFoundError: an address on the Hub without the extra ``hub``, adapted weights without ``flows``.
     """
     return _read(find(source))
 
@@ -198,7 +195,6 @@ def _read(path: Path) -> "MIST":
 
     # networks trained before there were mixed pairs have never seen one
     fields: dict[str, Any] = {"mixed_pairs": 0} | read_header(path)["config"]
-    coordinates = fields.pop("coordinates", None)
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     for field in dataclasses.fields(MISTConfig):
         value = fields.get(field.name, field.default)
@@ -210,20 +206,15 @@ def _read(path: Path) -> "MIST":
     try:
         with torch.device("meta"):  # sizes are compared before memory is asked for, and no random number is drawn
             model = MIST(MISTConfig(**fields))
-        if coordinates is not None:
-            from mist_loss.flows.coordinates import NormalCoordinates
-
-            model.coordinates = NormalCoordinates.from_settings(coordinates)
         with safe_open(path, framework="pt") as file:
             # copies: the file may be replaced while the model is in use
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
-        integers = {key for key, t in model.state_dict().items() if not t.is_floating_point()}  # of a flow
         model.load_state_dict(tensors, strict=True, assign=True)
     except (TypeError, ValueError, RuntimeError, ArithmeticError, IndexError, AttributeError, SafetensorError) as error:
         raise ValueError(f"{path} does not fit this version of mist-loss: {error}") from error
-    bad = [key for key, t in tensors.items() if t.is_floating_point() == (key in integers) or not t.isfinite().all()]
+    # the coordinates of an adapted estimator hold positions of features, and have checked them
+    numbers = {key: t for key, t in tensors.items() if t.is_floating_point() or key.startswith("coordinates.")}
+    bad = [key for key in tensors if key not in numbers or not numbers[key].isfinite().all()]
     if bad:
         raise ValueError(f"{path} has values that are no finite numbers in {', '.join(bad)}; fetch or save it again")
-    if model.coordinates is not None:
-        model.coordinates.require_positions()
     return model.float().eval()

@@ -38,6 +38,7 @@ def finetune(
     checkpoint_minutes: float = 1.0,
     seconds: float = math.inf,
     progress: bool = False,
+    parent: MIST | None = None,
     kept: int = 0,
 ) -> int:
     """Train ``model`` in place, or go on where an interrupted run stopped, and leave it averaged and in eval mode.
@@ -51,7 +52,8 @@ def finetune(
         checkpoint_minutes: between two saves of the state.
         seconds: after which training ends; the step size falls towards that moment if it comes before the last step.
         progress: show a bar.
-        kept: the first so many groups of a step also hold the model to what it said at the start, see ``departure``.
+        parent: where the model comes from; not changed. None: the model as it is at the start.
+        kept: the first so many groups of a step also hold the model to what its parent says, see ``departure``.
 
     Returns:
         Steps taken, those of the interrupted run included.
@@ -61,7 +63,7 @@ def finetune(
     """
     device = model.vector_mean.device
     header = (header or {}) | {"finetune": dataclasses.asdict(config), "kept": kept}
-    parent = copy.deepcopy(model).eval().requires_grad_(False)
+    parent = copy.deepcopy(model if parent is None else parent).eval().requires_grad_(False)
     average = AveragedModel(model, avg_fn=exponential_average(config.average))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98))
     start = 0

@@ -14,6 +14,7 @@ from mist_loss import MISTCriterion
 from mist_loss.cli import main
 from mist_loss.flows import adapt as module
 from mist_loss.flows.adapt import Source, adapt, parent_hash, unfrozen_copy
+from mist_loss.flows.coordinates import NormalCoordinates
 from mist_loss.flows.marginals import PoorFit, fit_marginal
 from mist_loss.meta.mixtures import MIXTURES
 from mist_loss.model.network import MIST
@@ -71,11 +72,11 @@ def test_a_copy_is_adapted_and_saved_with_its_origin(model, x, tmp_path):
     assert MISTCriterion(model=result.path)(x, x[:, :1]) == criterion(x, x[:, :1])
 
 
-def test_no_rows_in_the_weights(model, x, tmp_path):
+def test_no_rows_in_the_weights_but_their_flow(model, x, tmp_path):
     result = adapt(model, x, output=tmp_path, config=CONFIG, **FAST)
     assert result.path is not None
     saved = load_file(result.path)
-    assert saved.keys() - model.state_dict().keys() == {k for k in saved if k.startswith("coordinates.flows.0.")}
+    assert saved.keys() - model.state_dict().keys() == {k for k in saved if k.startswith("coordinates.sides.0.")}
     assert module._digest(x.double()) not in json.dumps(read_header(result.path))
 
 
@@ -169,15 +170,34 @@ def test_an_adapted_estimator_is_adapted_anew(model, x):
     second = adapt(first, torch.cat([x, x[:, :1].exp()], dim=1), config=CONFIG, **FAST).model
     assert first.coordinates is not None
     assert second.coordinates is not None
-    assert [each["dims"] for each in first.coordinates.settings] == [2]
-    assert [each["dims"] for each in second.coordinates.settings] == [3]
+    assert [t.shape for k, t in first.coordinates.named_buffers() if "center" in k] == [(2,)]
+    assert [t.shape for k, t in second.coordinates.named_buffers() if "center" in k] == [(3,)]
 
 
 def test_fine_tuning_leaves_the_flows_alone(model, x):
     result = adapt(model, x, config=CONFIG, **FAST)
     assert result.model.coordinates is not None
-    fitted, kept = result.flows[0].state_dict(), result.model.coordinates.flows[0].state_dict()
-    same({key: value.to(kept[key].dtype) for key, value in fitted.items()}, kept)
+    same(result.model.coordinates.state_dict(), NormalCoordinates(*result.flows).state_dict())
+
+
+def test_the_hold_is_to_the_parent_which_reads_once(model, x, monkeypatch):
+    held: dict[str, MIST] = {}
+
+    def finetune(*args, parent, **kwargs):
+        held["parent"] = parent
+        return 1
+
+    monkeypatch.setattr(module, "finetune", finetune)
+    adapt(model, x, config=CONFIG, **FAST)
+    assert held["parent"] is model
+
+
+def test_refresh_without_a_step_changes_nothing(model, x, monkeypatch):
+    monkeypatch.setattr(module, "finetune", lambda *args, **kwargs: 0)
+    criterion = MISTCriterion(model=model)
+    before = {key: value.clone() for key, value in criterion.state_dict().items()}
+    criterion.refresh(x, x, seconds=1.0)
+    same(criterion.state_dict(), before)
 
 
 def test_refresh_leaves_the_criterion_alone_where_no_flow_fits(model, x):
