@@ -79,7 +79,12 @@ def device(name: str) -> torch.device:
 
 
 def start(args: argparse.Namespace) -> None:
-    """Seed everything, ask for deterministic kernels, make the run's folder and write its settings there."""
+    """Seed everything, ask for deterministic kernels, make the run's folder and write its settings there.
+
+    Raises:
+        ValueError: the folder holds a run with other settings that was to be resumed; it is left as it is.
+    """
+    read_notes(args)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
     torch.use_deterministic_algorithms(True, warn_only=True)
     random.seed(args.seed)
@@ -173,10 +178,8 @@ def save_checkpoint(
     save_tensors(args.output / CHECKPOINT, tensors, notes | {"settings": settings(args)})
 
 
-def load_checkpoint(
-    args: argparse.Namespace, modules: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
-) -> dict | None:
-    """Restore what `save_checkpoint` wrote and return the notes; None without --resume or a checkpoint.
+def read_notes(args: argparse.Namespace) -> dict | None:
+    """The notes of the checkpoint to go on from; None without --resume or a checkpoint.
 
     Raises:
         ValueError: the checkpoint is of a run with other settings.
@@ -186,7 +189,6 @@ def load_checkpoint(
         return None
     with safe_open(path, framework="pt") as file:
         notes = json.loads(file.metadata()["notes"])
-        tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
     saved, now = notes.pop("settings"), json.loads(json.dumps(settings(args)))
     if saved != now:
         changed = ", ".join(
@@ -195,6 +197,22 @@ def load_checkpoint(
             if saved.get(key) != now.get(key)
         )
         raise ValueError(f"expected the settings of the checkpoint in {args.output}, got others: {changed}")
+    return notes
+
+
+def load_checkpoint(
+    args: argparse.Namespace, modules: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> dict | None:
+    """Restore what `save_checkpoint` wrote and return the notes; None without --resume or a checkpoint.
+
+    Raises:
+        ValueError: the checkpoint is of a run with other settings.
+    """
+    notes = read_notes(args)
+    if notes is None:
+        return None
+    with safe_open(args.output / CHECKPOINT, framework="pt") as file:
+        tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
     modules.load_state_dict({k.removeprefix("module."): v for k, v in tensors.items() if k.startswith("module.")})
     for i, optimizer in enumerate(optimizers):
         state: dict[int, dict[str, Tensor]] = {}

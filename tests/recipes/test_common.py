@@ -74,6 +74,9 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     common.save_checkpoint(parsed(tmp_path), module, [optimizer], {})
     with pytest.raises(ValueError, match=r"lr 0\.1 there, 0\.2 now"):
         common.load_checkpoint(parsed(tmp_path, "--resume", "--lr", "0.2"), module, [optimizer])
+    with pytest.raises(ValueError, match="lr"):
+        common.start(parsed(tmp_path, "--resume", "--lr", "0.2"))
+    assert not (tmp_path / "config.json").exists()  # nor are the settings there overwritten
     assert common.load_checkpoint(parsed(tmp_path, "--lr", "0.2"), module, [optimizer]) is None  # without --resume
 
 
