@@ -9,16 +9,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mist_loss.model import weights
+from mist_loss.model import quantiles, weights
 from mist_loss.model.attention import ISAB, MAB, PMA
-from mist_loss.model.quantiles import KNOTS, quantile
+from mist_loss.model.quantiles import KNOTS
 from mist_loss.model.statistics import CORRELATION, Summary, gaussian_terms, summarize
 
 if TYPE_CHECKING:
     from mist_loss.flows.coordinates import NormalCoordinates
 
 BELOW_ZERO = 0.01  # nats; the lowest knot is minus this
-SURE = 0.05  # a reading is sure of its quantile of this level
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,8 @@ class MIST(nn.Module):
     see ``mist_loss.model.quantiles``. No layer looks across sets. The buffers hold the fixed normalisation of the
     summaries; ``fit_normalization`` computes them once, before training.
 
-    An adapted estimator has ``coordinates``: sides of its modality are read in those too, and of both readings that one
-    counts, set by set, which is surer of more nats, since neither can see what is not there. None: one reading.
+    An adapted estimator has ``coordinates``: sides of its modality are read in those too, and the two readings become
+    one by ``mist_loss.model.quantiles.combine``. None: one reading.
     """
 
     vector_mean: Tensor
@@ -207,9 +206,7 @@ class MIST(nn.Module):
         other = None if self.coordinates is None else self.coordinates(x, y)
         if other is None:
             return knots
-        again = self._read_rows(*other)
-        surer = quantile(again.float(), SURE) > quantile(knots.float(), SURE)
-        return torch.where(surer[:, None], again, knots)
+        return quantiles.combine(knots, self._read_rows(*other))
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         """Have the coordinates that the state has, or none, before it is loaded into them."""

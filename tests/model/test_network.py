@@ -140,3 +140,23 @@ def test_attention_blocks_ignore_the_order_of_the_set():
     torch.testing.assert_close(isab(items)[:, order], isab(items[:, order]), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(pma(items), pma(items[:, order]), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(mab(items, items), mab(items, items[:, order]), atol=1e-5, rtol=1e-4)
+
+
+def spread(middle, width):
+    """A predictive distribution (1, KNOTS) around a number of nats."""
+    return middle + width * quantiles.knot_scores(torch.zeros(()))[None]
+
+
+def test_readings_that_agree_are_averaged():
+    first, second = spread(1.0, 0.2), spread(1.2, 0.3)
+    torch.testing.assert_close(quantiles.combine(first, second), (first + second) / 2)
+    torch.testing.assert_close(quantiles.combine(second, first), (first + second) / 2)
+
+
+@pytest.mark.parametrize(
+    ("blind", "seeing"),
+    [(spread(0.1, 0.05), spread(1.0, 0.2)), (spread(1.0, 0.05), spread(1.4, 0.2)), (spread(0.5, 0.6), spread(2, 0.1))],
+)
+def test_of_readings_that_part_the_surer_counts(blind, seeing):
+    torch.testing.assert_close(quantiles.combine(blind, seeing), seeing)
+    torch.testing.assert_close(quantiles.combine(seeing, blind), seeing)
