@@ -22,6 +22,7 @@ from mist_loss.training.stream import ROW_BUDGET
 GRID = 4096  # points of the tables of radii
 POOL = 8192  # mapped rows of a side that clusters are found in, and drawn from
 CLUSTERS = 24
+CANDIDATES = 4  # for a further cluster of a set
 MOST_BLOCKS = 4
 CLUSTERED = 0.4  # of single blocks: labels through a channel; the others are continuous
 ALIKE = 0.75  # of the sets: all blocks are labels, through one channel
@@ -124,14 +125,25 @@ def rotated(problem: Problem) -> Problem:
 
 
 class Pool(NamedTuple):
-    """Mapped rows (p, d) of one side, and the cluster of each (p,), from 0 without gaps."""
+    """Mapped rows (p, d) of one side, the cluster of each (p,), from 0 without gaps, and the centre of each (k, d)."""
 
     rows: Tensor
     clusters: Tensor
+    centres: Tensor
 
     def choose(self, count: int) -> Tensor:
-        """Different clusters (count,) at random."""
-        return torch.randperm(int(self.clusters.max()) + 1)[:count].to(self.clusters.device)
+        """Different clusters (count,) at random, apart: each is the farthest from the others of a few candidates.
+
+        Neighbours touch; which of two is meant then hardly shows, and would teach to expect more than shows.
+        """
+        distance = torch.cdist(self.centres, self.centres)
+        chosen = torch.randint(len(self.centres), (1,))
+        for _ in range(count - 1):
+            left = torch.tensor([i for i in range(len(self.centres)) if i not in chosen.tolist()])
+            candidates = left[torch.randperm(len(left))[:CANDIDATES]]
+            nearest = distance[candidates.to(distance.device)][:, chosen.to(distance.device)].amin(1)
+            chosen = torch.cat([chosen, candidates[nearest.argmax().cpu()][None]])
+        return chosen.to(self.clusters.device)
 
 
 def cluster(rows: Tensor, count: int, rounds: int = 15) -> Pool:
@@ -147,7 +159,7 @@ def cluster(rows: Tensor, count: int, rounds: int = 15) -> Pool:
         centres = torch.where(size > 0, member.T @ standard / size.clamp_min(1), centres)
     labels = torch.cdist(standard, centres).argmin(1)
     used = torch.nonzero(labels.bincount(minlength=len(centres)))[:, 0]
-    return Pool(rows, torch.searchsorted(used, labels))
+    return Pool(rows, torch.searchsorted(used, labels), centres[used])
 
 
 class Pushed:

@@ -23,8 +23,8 @@ from mist_loss.training.stream import draw_seed, seeded
 class FinetuneConfig(OptimisationConfig):
     """What determines the weights, besides the problems."""
 
-    steps: int = 160
-    lr: float = 4e-4
+    steps: int = 100
+    lr: float = 2e-4
     warmup: int = 10
     average: float = 0.95
 

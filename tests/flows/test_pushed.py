@@ -140,7 +140,7 @@ def test_clusters_are_regions_and_none_is_empty():
 
 
 def test_picked_rows_are_of_the_cluster_that_was_asked_for():
-    pool = pushed.Pool(torch.arange(50.0)[:, None], torch.arange(50) % 5)
+    pool = pushed.Pool(torch.arange(50.0)[:, None], torch.arange(50) % 5, torch.arange(5.0)[:, None])
     chosen = pool.choose(2)
     assert len(chosen.unique()) == 2
     labels = torch.randint(2, (400,))
@@ -180,3 +180,12 @@ def test_nats_of_blocks_add_up(bananas, monkeypatch):
     monkeypatch.setattr(source, "block", lambda b, n: Problem(torch.ones(b, n, 2), torch.ones(b, n, 2), torch.ones(b)))
     x, y, mi = source.batch(4, 10, blocks=3)
     assert (x.shape, y.shape, mi.tolist()) == ((4, 10, 6), (4, 10, 6), [3.0] * 4)
+
+
+def test_chosen_clusters_are_different_and_apart():
+    centres = torch.tensor([0.0, 0.1, 0.2, 10.0, 20.0])[:, None]
+    pool = pushed.Pool(centres, torch.arange(5), centres)
+    for _ in range(20):
+        pair = pool.choose(2)
+        assert pool.choose(5).sort().values.tolist() == [0, 1, 2, 3, 4]
+        assert (centres[pair[0]] - centres[pair[1]]).abs() >= 10  # of all others, the farthest of four
