@@ -8,26 +8,14 @@ in `recipes/contrastive.py`.
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from timing import seconds
 from torch import nn
 from torchvision.models import resnet18
 
 from mist_loss import MISTCriterion, provenance
-
-
-def seconds(step: Callable[[], object], repeats: int) -> float:
-    """Median wall time, after one call that only warms up."""
-    step()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def loss_step(rows: int, dims: int, objective: str) -> Callable[[], object]:

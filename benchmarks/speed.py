@@ -6,13 +6,11 @@ Needs ``pip install '.[peers]'``. Peers keep the settings with which `mist_loss.
 """
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from bmi.estimators import KSGEnsembleFirstEstimator
+from timing import seconds
 
 from mist_loss import MIST, estimate_mi, provenance
 from mist_loss.evaluation.peers import PEERS
@@ -20,17 +18,6 @@ from mist_loss.meta.families import canonical_normal
 
 BATCH = 64
 QUICK = ("cca", "ksg")  # the others are timed once
-
-
-def seconds(function: Callable[[], object], repeats: int) -> float:
-    """Median wall time, after one call that only warms up."""
-    function()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def ratios(rows: int, d: int, peers: list[str], repeats: int) -> dict[str, float]:

@@ -22,6 +22,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from mist_loss import provenance
+from mist_loss.flows.card import card
 from mist_loss.flows.coordinates import NormalCoordinates
 from mist_loss.flows.marginals import FlowReport, Marginal, fit_marginal
 from mist_loss.flows.pushed import Pushed
@@ -305,46 +306,6 @@ def _flows(
         save_file(tensors, temporary, header)
         os.replace(temporary, path)
     return {name: pair[0] for name, pair in fitted.items()}, {name: pair[1] for name, pair in fitted.items()}
-
-
-def card(origin: dict) -> str:
-    """A model card, Markdown, from the provenance of adapted weights."""
-    flows = "\n".join(
-        f"| {name} | {f['rows']} x {f['dims']} | {f['width']} | {f['explained']:.1%} | {f['log_likelihood']:.2f} "
-        f"| {f['gaussian']:.2f} | {f['auc']:.2f} | {f['auc_gaussian']:.2f} |"
-        for name, f in origin["flows"].items()
-    )
-    before, after = (origin["held_out_problems"][key] for key in ("before", "after"))
-    tune = origin["finetune"]
-    return f"""# Adapted weights
-
-An estimator of mutual information, in nats, fine-tuned on problems whose sides look like some rows of a modality.
-
-- Parent: sha256 `{origin["parent"]}`.
-- Training: {tune["steps"]} steps of {tune["groups"]} groups, a share of {origin["replay"]:g} replayed from the
-  mixture `{origin["mixture"]}`, the others pushed through the flows below; {origin["rows"][0]} to
-  {origin["rows"][1]} rows; seed {tune["seed"]}; commit {origin["commit"]}, torch {origin["torch"]}.
-- Data: no row is in this file. It holds the flows, with means and principal directions, which draw rows that look like
-  those of the modality; its header holds the shapes of the rows and how the flows fit.
-
-| side | rows x features | width | variance held | log-likelihood | of a Gaussian | AUC | of a Gaussian |
-| --- | --- | --- | --- | --- | --- | --- | --- |
-{flows}
-
-Log-likelihood: nats a row, held-out, whitened. AUC: of a classifier between held-out rows and rows of the flow (0.5:
-alike).
-
-On held-out pushed problems:
-
-| | mean absolute error (nats) | coverage of the 90% interval |
-| --- | --- | --- |
-| parent | {before["error"]:.3f} | {before["coverage"]:.0%} |
-| adapted | {after["error"]:.3f} | {after["coverage"]:.0%} |
-
-Intended use: rows of the same kind, in the same coordinates (where the width is smaller than the number of features:
-their principal coordinates). Sides as wide as their flow, or several such next to each other, are read twice, others
-once. What the problems cannot show: dependence of a kind that none of them has.
-"""
 
 
 def _write(path: Path, text: str) -> None:

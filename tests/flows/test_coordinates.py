@@ -1,4 +1,4 @@
-"""Reading through flows: the rows of the flow, the surer of two readings, and files that cannot do harm."""
+"""Reading through flows: the rows of the flow, both readings, and files that cannot do harm."""
 
 import copy
 import sys
