@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mist_loss.model import quantiles, weights
 from mist_loss.model.attention import ISAB, MAB, PMA
 from mist_loss.model.quantiles import KNOTS
-from mist_loss.model.statistics import CORRELATION, Summary, gaussian_terms, summarize
+from mist_loss.model.statistics import Summary, gaussian_terms, summarize
 
 if TYPE_CHECKING:
     from mist_loss.flows.coordinates import NormalCoordinates
@@ -26,7 +26,8 @@ class MISTConfig:
 
     rows, dims: inclusive ranges of the training problems; row_pairs: canonical pairs a row is described by;
     width: of the residual head; set_width: of the attention blocks; mixed_pairs: pairs of a product of one side and a
-    direction of the other that become tokens, each way.
+    direction of the other that become tokens, each way; independent_pairs: leading canonical pairs that become tokens
+    once more, as independent components.
     """
 
     rows: tuple[int, int] = (10, 4096)
@@ -36,6 +37,7 @@ class MISTConfig:
     row_pairs: int = 8
     pair_width: int = 24
     mixed_pairs: int = 6
+    independent_pairs: int = 8
 
 
 class RowEmbedding(nn.Module):
@@ -75,12 +77,7 @@ def steady(summary: Summary) -> Summary:
     What else the tokens and the rows say depends on the frame of this one sample; ascending it raises the estimate
     rather than the mutual information (recipes/README.md has the measurement).
     """
-    return summary._replace(
-        tokens=torch.cat([summary.tokens[..., :CORRELATION], summary.tokens[..., CORRELATION:].detach()], dim=-1),
-        u=summary.u.detach(),
-        v=summary.v.detach(),
-        radii=summary.radii.detach(),
-    )
+    return summary._replace(u=summary.u.detach(), v=summary.v.detach(), radii=summary.radii.detach())
 
 
 class Residual(nn.Module):
@@ -114,7 +111,8 @@ class MIST(nn.Module):
     def __init__(self, config: MISTConfig | None = None):
         super().__init__()
         self.config = config = config or MISTConfig()
-        probe = summarize(torch.randn(1, 16, 2), torch.randn(1, 16, 2), config.rows[1], config.mixed_pairs)
+        pairs = config.mixed_pairs, config.independent_pairs
+        probe = summarize(torch.randn(1, 16, 2), torch.randn(1, 16, 2), config.rows[1], *pairs)
         s, f = probe.vector.shape[1], probe.tokens.shape[2]
         for name, size in (("vector", s), ("token", f)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
@@ -166,7 +164,7 @@ class MIST(nn.Module):
     def summarize(self, x: Tensor, y: Tensor) -> Summary:
         """The part without parameters: front end and summaries, in at least float32, also under autocast."""
         with torch.autocast(x.device.type, enabled=False):
-            return summarize(x, y, self.config.rows[1], self.config.mixed_pairs)
+            return summarize(x, y, self.config.rows[1], self.config.mixed_pairs, self.config.independent_pairs)
 
     def fit_normalization(self, summaries: list[Summary]) -> None:
         """Set the normalisation constants from summaries of a few training batches."""

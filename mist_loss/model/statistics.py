@@ -8,22 +8,24 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor
 
 from mist_loss.model.frontend import Canonical, align, gaussianize, standardize
+from mist_loss.model.independence import independent
 
 PAIRS = 32  # facing pairs that become tokens
 CORRELATION = 4  # leading entries of a token: the correlation of the pair and its Gaussian terms
 QUADRATIC = 4  # leading coordinates whose products are aligned a second time
-LINEAR, PRODUCT, RADIUS, BETWEEN = (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)  # marks of the kinds of token
+# marks of the kinds of token
+LINEAR, PRODUCT, RADIUS, BETWEEN, INDEPENDENT = (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 0, 1)
 
 
 class Summary(NamedTuple):
     """What the network sees of a set.
 
     vector: (b, s); tokens: (b, t, f), first the canonical pairs, then the pairs of products, of products of one
-    side with the other, and of the radii;
+    side with the other, of independent components, and of the radii;
     u, v: (b, n, m) canonical coordinates; radii: (b, n, 2) normal scores of the lengths of the whitened rows.
     """
 
@@ -34,7 +36,7 @@ class Summary(NamedTuple):
     radii: Tensor
 
 
-def summarize(x: Tensor, y: Tensor, max_rows: int, mixed_pairs: int) -> Summary:
+def summarize(x: Tensor, y: Tensor, max_rows: int, mixed_pairs: int, independent_pairs: int) -> Summary:
     """Run the front end and summarise what it gives.
 
     Args:
@@ -42,6 +44,7 @@ def summarize(x: Tensor, y: Tensor, max_rows: int, mixed_pairs: int) -> Summary:
         y: (b, n, dy).
         max_rows: row count beyond which the summary says "this many": more rows only lower the noise.
         mixed_pairs: of a product of one side and a direction of the other, for each of the two ways.
+        independent_pairs: leading canonical pairs that are described once more as independent components.
     """
     n, dx, dy = x.shape[1], x.shape[2], y.shape[2]
     x, y = standardize(x), standardize(y)
@@ -50,6 +53,7 @@ def summarize(x: Tensor, y: Tensor, max_rows: int, mixed_pairs: int) -> Summary:
     quadratic = align(products(linear.u), products(linear.v))
     ways = [(linear.x, linear.y), (linear.y, linear.x)] if mixed_pairs else []
     mixed = [between(*way) for way in ways]
+    parted = [independent(linear, independent_pairs)] if independent_pairs else []
     radii = gaussianize(torch.stack([log_radius(linear.x), log_radius(linear.y)], dim=-1))
     radial_rho = (radii[..., 0] * radii[..., 1]).mean(1, keepdim=True)
     tokens = torch.cat(
@@ -60,6 +64,7 @@ def summarize(x: Tensor, y: Tensor, max_rows: int, mixed_pairs: int) -> Summary:
                 pair_tokens(m.u[..., :mixed_pairs], m.v[..., :mixed_pairs], m.rho[:, :mixed_pairs], BETWEEN)
                 for m in mixed
             ),
+            *(pair_tokens(p.u, p.v, p.rho, INDEPENDENT) for p in parted),
             pair_tokens(radii[..., :1], radii[..., 1:], radial_rho, RADIUS),
         ],
         dim=1,
@@ -205,8 +210,8 @@ def basis(t: Tensor) -> Tensor:
 def pair_tokens(u: Tensor, v: Tensor, rho: Tensor, kind: tuple[int, int, int]) -> Tensor:
     """Describe the joint distribution of each facing pair.
 
-    Cross-covariances of eight functions of u and of v (the Gram matrix of a truncated expansion of the density ratio),
-    and moments of the sum and of the difference of the pair, which a Gaussian pair has independent and normal.
+    Its correlation and Gaussian terms carry gradients; what else is said, see ``pair_shapes``, is constant for
+    autograd (``mist_loss.model.network.steady`` has the reason), which spares the dearest part of a backward pass.
 
     Args:
         u: (b, n, m).
@@ -217,7 +222,22 @@ def pair_tokens(u: Tensor, v: Tensor, rho: Tensor, kind: tuple[int, int, int]) -
     Returns:
         (b, m, f).
     """
-    b, n, m = u.shape
+    b, m = rho.shape
+    index = torch.arange(m, device=u.device)
+    marks = torch.tensor(kind, device=u.device).expand(m, -1)
+    place = torch.cat([torch.stack([torch.log1p(index), index / 16], dim=1), marks], dim=1).to(u)
+    with torch.no_grad():
+        shapes = pair_shapes(u, v, rho)
+    return torch.cat([rho[..., None], gaussian_terms(rho, (0.9999, 0.95, 0.7)), shapes, place.expand(b, -1, -1)], dim=-1)
+
+
+def pair_shapes(u: Tensor, v: Tensor, rho: Tensor) -> Tensor:
+    """What a token says beyond the correlation: (b, n, m), (b, n, m), (b, m) -> (b, m, f').
+
+    Cross-covariances of eight functions of u and of v (the Gram matrix of a truncated expansion of the density ratio),
+    and moments of the sum and of the difference of the pair, which a Gaussian pair has independent and normal.
+    """
+    n = u.shape[1]
     fu, fv = (rearrange(basis(t), "b n m f -> b m n f") for t in (u, v))
     mean_u, mean_v = fu.mean(2), fv.mean(2)
     gram = fu.transpose(2, 3) @ fv / n - mean_u[..., :, None] * mean_v[..., None, :]
@@ -228,18 +248,11 @@ def pair_tokens(u: Tensor, v: Tensor, rho: Tensor, kind: tuple[int, int, int]) -
     along = torch.cat([torch.ones_like(total)[..., None], basis(total)[..., [1, 3, 5]]], dim=-1)
     across = basis(difference)[..., [1, 3, 5, 7]]
     band = torch.einsum("bnmf,bnmg->bmfg", along, across) / n
-    index = torch.arange(m, device=u.device)
-    place = torch.stack(
-        [torch.log1p(index), index / 16, *(torch.full((m,), float(mark), device=u.device) for mark in kind)]
-    )
     parts = [
-        rho[..., None],
-        gaussian_terms(rho, (0.9999, 0.95, 0.7)),
         even[..., i, j],
         (odd.square().sum((2, 3)) + 1e-8).sqrt()[..., None],
         band.flatten(2),
         mean_u + mean_v,
         (mean_u - mean_v).abs(),
-        repeat(place.to(u), "f m -> b m f", b=b),
     ]
     return torch.cat(parts, dim=-1)

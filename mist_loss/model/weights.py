@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mist_loss.model.network import MIST
 
 FORMAT = "mist-loss-1"
+OPTIONAL = ("mixed_pairs", "independent_pairs")  # tokens that a network may do without
 WEIGHTS, CHECKSUM = "model.safetensors", "model.safetensors.sha256"  # of a folder
 
 # name -> (file in the pretrained folder, sha256)
@@ -193,13 +194,13 @@ def read_header(path: str | Path) -> dict:
 def _read(path: Path) -> "MIST":
     from mist_loss.model.network import MIST, MISTConfig
 
-    # networks trained before there were mixed pairs have never seen one
-    fields: dict[str, Any] = {"mixed_pairs": 0} | read_header(path)["config"]
+    # networks trained before there was a kind of token have never seen one
+    fields: dict[str, Any] = dict.fromkeys(OPTIONAL, 0) | read_header(path)["config"]
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     for field in dataclasses.fields(MISTConfig):
         value = fields.get(field.name, field.default)
         sizes, pair = (value, True) if isinstance(value, tuple) else ((value,), False)
-        least = 0 if field.name == "mixed_pairs" else 1
+        least = 0 if field.name in OPTIONAL else 1
         whole = all(type(n) is int and least <= n < 1 << 31 for n in sizes)
         if not whole or pair != isinstance(field.default, tuple) or (pair and len(sizes) != 2):
             raise ValueError(f"{path} has a broken configuration, {field.name}: {value!r}; fetch or save it again")

@@ -139,7 +139,11 @@ def pretrain(
         # tokens of another kind need no weights of another shape, so a parent can learn to read them
         more = MISTConfig(rows=mixture.rows, dims=mixture.dims)
         network.config = dataclasses.replace(
-            network.config, rows=more.rows, dims=more.dims, mixed_pairs=more.mixed_pairs
+            network.config,
+            rows=more.rows,
+            dims=more.dims,
+            mixed_pairs=more.mixed_pairs,
+            independent_pairs=more.independent_pairs,
         )
     average = AveragedModel(network, avg_fn=exponential_average(config.average))
     optimizer = torch.optim.AdamW(
