@@ -291,3 +291,11 @@ def test_a_label_shares_no_more_than_its_entropy(model):
     assert label_entropy(torch.randn(1, 200, 1).relu()).item() == math.inf  # zeros beside distinct values are no label
     result = estimate_mi(x, x + 0.01 * torch.randn(200, 4), model=model)
     assert result.high <= limit + 1e-6
+
+
+def test_sets_read_one_after_the_other_are_read_alike(model, monkeypatch):
+    x, y = torch.randn(5, 30, 2), torch.randn(5, 30, 3)
+    together = estimate_mi(x, y, model=model)
+    monkeypatch.setattr(estimate_module, "ROWS_AT_ONCE", 60)
+    apart = estimate_mi(x, y, model=model)
+    torch.testing.assert_close(tuple(apart), tuple(together))

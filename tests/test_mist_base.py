@@ -50,6 +50,13 @@ def test_monotone_maps_change_little():
     assert ((bent - plain).abs() < 0.06 + 0.09 * mi).all()  # two thirds of it
 
 
+def test_linear_maps_change_little():
+    x, y, mi = problems(8, 2048, 4, 3)
+    plain = estimate_mi(x, y).value
+    mixed = estimate_mi(x @ torch.randn(4, 4), y @ torch.randn(3, 3)).value
+    assert ((mixed - plain).abs() < 0.03 + 0.1 * mi).all()
+
+
 @pytest.mark.parametrize("d", [1, 2, 4, 8])
 def test_independent_is_near_zero(d):
     estimate = estimate_mi(torch.randn(8, 512, d), torch.randn(8, 512, d))

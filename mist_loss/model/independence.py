@@ -12,7 +12,7 @@ from torch import Tensor
 from mist_loss.model.frontend import Canonical
 
 STEPS = 8
-DAMPING = 0.4  # in standard errors of the contrast: without it a Gaussian sample, which has no frame, is turned at random
+DAMPING = 0.4  # about a standard error of the contrast: without it a Gaussian sample magnifies rounding at every step
 
 
 def independent(linear: Canonical, pairs: int) -> Canonical:
@@ -40,8 +40,7 @@ def components(white: Tensor) -> Tensor:
     """Rotation of white coordinates (b, n, m) to their independent components: (b, m, m), a component a column.
 
     FastICA with the contrast log cosh, all components at once (Hyvarinen 1999, IEEE Trans. Neural Networks 10(3)),
-    from the identity, a fixed number of steps, in float64 where there is one: it turns until nothing is left to gain,
-    and rounding is magnified on the way.
+    from the identity, a fixed number of steps, in float64 where there is one.
     """
     b, n, m = white.shape
     z = white.to(torch.float32 if white.device.type == "mps" else torch.float64)

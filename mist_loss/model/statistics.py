@@ -17,6 +17,7 @@ from mist_loss.model.independence import independent
 PAIRS = 32  # facing pairs that become tokens
 CORRELATION = 4  # leading entries of a token: the correlation of the pair and its Gaussian terms
 QUADRATIC = 4  # leading coordinates whose products are aligned a second time
+PRODUCTS = QUADRATIC * (QUADRATIC + 1) // 2
 # marks of the kinds of token
 LINEAR, PRODUCT, RADIUS, BETWEEN, INDEPENDENT = (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 0, 1)
 
@@ -53,22 +54,13 @@ def summarize(x: Tensor, y: Tensor, max_rows: int, mixed_pairs: int, independent
     quadratic = align(products(linear.u), products(linear.v))
     ways = [(linear.x, linear.y), (linear.y, linear.x)] if mixed_pairs else []
     mixed = [between(*way) for way in ways]
-    parted = [independent(linear, independent_pairs)] if independent_pairs else []
     radii = gaussianize(torch.stack([log_radius(linear.x), log_radius(linear.y)], dim=-1))
     radial_rho = (radii[..., 0] * radii[..., 1]).mean(1, keepdim=True)
-    tokens = torch.cat(
-        [
-            pair_tokens(linear.u[..., :PAIRS], linear.v[..., :PAIRS], linear.rho[:, :PAIRS], LINEAR),
-            pair_tokens(quadratic.u, quadratic.v, quadratic.rho, PRODUCT),
-            *(
-                pair_tokens(m.u[..., :mixed_pairs], m.v[..., :mixed_pairs], m.rho[:, :mixed_pairs], BETWEEN)
-                for m in mixed
-            ),
-            *(pair_tokens(p.u, p.v, p.rho, INDEPENDENT) for p in parted),
-            pair_tokens(radii[..., :1], radii[..., 1:], radial_rho, RADIUS),
-        ],
-        dim=1,
-    )
+    kinds = [(linear, PAIRS, LINEAR), (quadratic, PRODUCTS, PRODUCT), *((m, mixed_pairs, BETWEEN) for m in mixed)]
+    if independent_pairs:
+        kinds.append((independent(linear, independent_pairs), independent_pairs, INDEPENDENT))
+    pairs = [Pairs(c.u[..., :most], c.v[..., :most], c.rho[:, :most], marks) for c, most, marks in kinds]
+    tokens = pair_tokens([*pairs, Pairs(radii[..., :1], radii[..., 1:], radial_rho, RADIUS)])
     gate = 1 / (1 + (n / (4 * (dx + dy))) ** 4)
     vector = torch.cat(
         [
@@ -90,7 +82,7 @@ def products(u: Tensor) -> Tensor:
     """
     head = 4 * torch.tanh(u[..., :QUADRATIC] / 4)
     i, j = torch.triu_indices(head.shape[-1], head.shape[-1], device=u.device)
-    return head[..., i] * head[..., j]
+    return head.index_select(-1, i) * head.index_select(-1, j)
 
 
 def between(x: Tensor, y: Tensor) -> Canonical:
@@ -129,7 +121,7 @@ def log_radius(white: Tensor) -> Tensor:
 def gaussian_terms(rho: Tensor, caps: tuple[float, ...]) -> Tensor:
     """Gaussian mutual information of a pair, shrunk by each cap c: -1/2 log(1 - (c rho)^2), (...,) -> (..., caps)."""
     rho = rho.abs().clamp(max=0.99999)
-    return torch.stack([-0.5 * torch.log1p(-((c * rho) ** 2)) for c in caps], dim=-1)
+    return -0.5 * torch.log1p(-((rho[..., None] * rho.new_tensor(caps)) ** 2))
 
 
 def correlation_summary(rho: Tensor, width: int) -> Tensor:
@@ -199,55 +191,67 @@ def shape_summary(x: Tensor, n: int, dx: int, dy: int) -> Tensor:
     return x.new_tensor(values).expand(len(x), -1)
 
 
-def basis(t: Tensor) -> Tensor:
-    """Eight functions of a coordinate of about unit variance: (...,) -> (..., 8)."""
+def basis(t: Tensor) -> list[Tensor]:
+    """Eight functions of a coordinate of about unit variance."""
     c = 4 * torch.tanh(t / 4)  # bounded, so that a single row cannot own a mean
-    second, third = (c**2 - 1) / math.sqrt(2), (c**3 - 3 * c) / math.sqrt(6)
+    square = c * c
     sin, cos = torch.sin(2 * c), torch.cos(2 * c)
-    return torch.stack([c, second, third, c.abs(), sin, cos, 2 * sin * cos, 2 * cos**2 - 1], dim=-1)
+    second, third = (square - 1) / math.sqrt(2), (square - 3) * c / math.sqrt(6)
+    return [c, second, third, c.abs(), sin, cos, 2 * sin * cos, 2 * cos * cos - 1]
 
 
-def pair_tokens(u: Tensor, v: Tensor, rho: Tensor, kind: tuple[int, int, int]) -> Tensor:
-    """Describe the joint distribution of each facing pair.
+class Pairs(NamedTuple):
+    """Facing pairs of one kind: u and v (b, n, m), their correlations (b, m), and the marks written into the tokens."""
+
+    u: Tensor
+    v: Tensor
+    rho: Tensor
+    marks: tuple[int, int, int]
+
+
+def pair_tokens(kinds: list[Pairs]) -> Tensor:
+    """Describe the joint distribution of each facing pair, of all kinds in one go.
 
     Its correlation and Gaussian terms carry gradients; what else is said, see ``pair_shapes``, is constant for
     autograd (``mist_loss.model.network.steady`` has the reason), which spares the dearest part of a backward pass.
 
-    Args:
-        u: (b, n, m).
-        v: (b, n, m).
-        rho: (b, m) correlations of the pairs.
-        kind: marks of the kind, written into the token.
-
     Returns:
-        (b, m, f).
+        (b, t, f), t the pairs of all kinds.
     """
-    b, m = rho.shape
-    index = torch.arange(m, device=u.device)
-    marks = torch.tensor(kind, device=u.device).expand(m, -1)
-    place = torch.cat([torch.stack([torch.log1p(index), index / 16], dim=1), marks], dim=1).to(u)
+    rho = torch.cat([pairs.rho for pairs in kinds], dim=1)
     with torch.no_grad():
+        u, v = (torch.cat(sides, dim=1) for sides in zip(*((pairs.u.mT, pairs.v.mT) for pairs in kinds), strict=True))
         shapes = pair_shapes(u, v, rho)
-    return torch.cat([rho[..., None], gaussian_terms(rho, (0.9999, 0.95, 0.7)), shapes, place.expand(b, -1, -1)], dim=-1)
+    places = [(math.log1p(i), i / 16, *map(float, pairs.marks)) for pairs in kinds for i in range(pairs.rho.shape[1])]
+    place = rho.new_tensor(places).expand(len(rho), -1, -1)
+    return torch.cat([rho[..., None], gaussian_terms(rho, (0.9999, 0.95, 0.7)), shapes, place], dim=-1)
 
 
 def pair_shapes(u: Tensor, v: Tensor, rho: Tensor) -> Tensor:
-    """What a token says beyond the correlation: (b, n, m), (b, n, m), (b, m) -> (b, m, f').
+    """What a token says beyond the correlation.
 
     Cross-covariances of eight functions of u and of v (the Gram matrix of a truncated expansion of the density ratio),
     and moments of the sum and of the difference of the pair, which a Gaussian pair has independent and normal.
+
+    Args:
+        u: (b, t, n), a pair a line.
+        v: (b, t, n).
+        rho: (b, t) correlations of the pairs.
+
+    Returns:
+        (b, t, f').
     """
-    n = u.shape[1]
-    fu, fv = (rearrange(basis(t), "b n m f -> b m n f") for t in (u, v))
-    mean_u, mean_v = fu.mean(2), fv.mean(2)
-    gram = fu.transpose(2, 3) @ fv / n - mean_u[..., :, None] * mean_v[..., None, :]
+    n = u.shape[2]
+    fu, fv = (torch.stack(basis(side), dim=2) for side in (u, v))
+    mean_u, mean_v = fu.mean(3), fv.mean(3)
+    gram = fu @ fv.mT / n - mean_u[..., :, None] * mean_v[..., None, :]
+    even, odd = (gram + gram.mT) / 2, (gram - gram.mT) / 2
+    total = basis((u + v) / (2 + 2 * rho).clamp_min(1e-3).sqrt()[..., None])
+    difference = basis((u - v) / (2 - 2 * rho).clamp_min(1e-3).sqrt()[..., None])
+    along = torch.stack([torch.ones_like(u), *total[1:6:2]], dim=2)
+    across = torch.stack(difference[1::2], dim=2)
+    band = along @ across.mT / n
     i, j = torch.triu_indices(8, 8, device=u.device)
-    even, odd = (gram + gram.transpose(2, 3)) / 2, (gram - gram.transpose(2, 3)) / 2
-    total = (u + v) / (2 + 2 * rho).clamp_min(1e-3).sqrt()[:, None]
-    difference = (u - v) / (2 - 2 * rho).clamp_min(1e-3).sqrt()[:, None]
-    along = torch.cat([torch.ones_like(total)[..., None], basis(total)[..., [1, 3, 5]]], dim=-1)
-    across = basis(difference)[..., [1, 3, 5, 7]]
-    band = torch.einsum("bnmf,bnmg->bmfg", along, across) / n
     parts = [
         even[..., i, j],
         (odd.square().sum((2, 3)) + 1e-8).sqrt()[..., None],
