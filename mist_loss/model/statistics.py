@@ -121,7 +121,7 @@ def log_radius(white: Tensor) -> Tensor:
 def gaussian_terms(rho: Tensor, caps: tuple[float, ...]) -> Tensor:
     """Gaussian mutual information of a pair, shrunk by each cap c: -1/2 log(1 - (c rho)^2), (...,) -> (..., caps)."""
     rho = rho.abs().clamp(max=0.99999)
-    return -0.5 * torch.log1p(-((rho[..., None] * rho.new_tensor(caps)) ** 2))
+    return -0.5 * torch.log1p(-(torch.stack([c * rho for c in caps], dim=-1) ** 2))
 
 
 def correlation_summary(rho: Tensor, width: int) -> Tensor:
