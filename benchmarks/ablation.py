@@ -9,6 +9,7 @@ depend column by column, x_i with y_i, so that they cannot tell whether a sample
 """
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +21,7 @@ from torch import Tensor
 from mist_loss.meta.mixtures import MIXTURES
 from mist_loss.model import quantiles, statistics
 from mist_loss.model.frontend import Canonical, align
-from mist_loss.model.network import MIST
+from mist_loss.model.network import MIST, MISTConfig
 from mist_loss.model.statistics import Summary
 from mist_loss.training.pretrain import PretrainConfig, pretrain
 from mist_loss.training.stream import group
@@ -56,6 +57,7 @@ class Variant(NamedTuple):
 
     about: str
     front: Mapping[str, Callable] = MappingProxyType({})  # functions of mist_loss.model.statistics that are replaced
+    independent: bool = True  # components, which need an aligned frame to start from
     see: Callable[[Summary], Summary] = lambda summary: summary
     pair_sum: bool = True
     share: float = 1.0  # of the steps
@@ -64,8 +66,11 @@ class Variant(NamedTuple):
 VARIANTS = {
     "full": Variant("all parts"),
     "no-gaussianize": Variant("features standardised, not Gaussianised", {"gaussianize": lambda x: x}),
-    "no-align": Variant("neither whitened nor aligned: column i faces column i", {"align": columns}),
-    "no-front-end": Variant("features standardised only", {"align": columns, "gaussianize": lambda x: x}),
+    "no-align": Variant("neither whitened nor aligned: column i faces column i", {"align": columns}, independent=False),
+    "no-front-end": Variant(
+        "features standardised only", {"align": columns, "gaussianize": lambda x: x}, independent=False
+    ),
+    "no-independent": Variant("no independent components", independent=False),
     "no-statistics": Variant("rows only", see=blind_to_statistics),
     "no-rows": Variant("statistics only", see=blind_to_rows),
     "no-pair-sum": Variant("no term for each pair added to the estimate", pair_sum=False),
@@ -78,7 +83,8 @@ def architecture(variant: Variant) -> type[MIST]:
 
     class Ablated(MIST):
         def __init__(self, config=None):
-            super().__init__(config)
+            config = config or MISTConfig()
+            super().__init__(config if variant.independent else dataclasses.replace(config, independent_pairs=0))
             if not variant.pair_sum:
                 torch.nn.init.zeros_(self.pair_term.bias)
                 self.pair_term.requires_grad_(False)

@@ -93,7 +93,8 @@ def predict(network: MIST, x: Tensor, y: Tensor, projection: str, components: in
     x, y = (project(t, k, projection) if t.shape[2] > (components or limit) else t for t in (x, y))
     sets = max(len(x), len(y))
     x, y = (t.repeat_interleave(sets // len(t), 0) for t in (x, y))
-    at_once = max(1, ROWS_AT_ONCE // x.shape[1]) if x.device.type == "cpu" else sets
+    eager = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    at_once = max(1, ROWS_AT_ONCE // x.shape[1]) if eager else sets
     knots = torch.cat([network(*part) for part in zip(x.split(at_once), y.split(at_once), strict=True)])
     return knots.unflatten(0, (b, -1)).mean(1) * alive[:, None]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from mist_loss.estimate import Estimate, estimate_mi
 from mist_loss.model.network import MIST
 
-ROWS_AT_ONCE = 1 << 16  # of all sets of a batch together: some 300 MB
+ROWS_AT_ONCE = 1 << 16  # of the sets between two reports of progress, and in the memory of a GPU
 
 
 def mi_matrix(

@@ -295,7 +295,10 @@ def test_a_label_shares_no_more_than_its_entropy(model):
 
 def test_sets_read_one_after_the_other_are_read_alike(model, monkeypatch):
     x, y = torch.randn(5, 30, 2), torch.randn(5, 30, 3)
-    together = estimate_mi(x, y, model=model)
-    monkeypatch.setattr(estimate_module, "ROWS_AT_ONCE", 60)
-    apart = estimate_mi(x, y, model=model)
+    read = []
+    with model.register_forward_hook(lambda module, sides, knots: read.append(len(knots))):
+        together = estimate_mi(x, y, model=model)
+        monkeypatch.setattr(estimate_module, "ROWS_AT_ONCE", 60)
+        apart = estimate_mi(x, y, model=model)
+    assert read == [5, 2, 2, 1]
     torch.testing.assert_close(tuple(apart), tuple(together))

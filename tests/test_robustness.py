@@ -67,7 +67,7 @@ def test_gradients_of_a_learned_projection_are_exact():
 @pytest.mark.parametrize("objective", ["maximize", "minimize"])
 @pytest.mark.parametrize("quantile", [None, 0.2])
 def test_gradient_of_the_criterion_is_that_of_its_stated_surrogate(model, monkeypatch, objective, quantile):
-    """Finite differences, with rotations, leading directions and what ``steady`` detaches held where they start."""
+    """Finite differences, with rotations, leading directions and what carries no gradient held where they start."""
     criterion = MISTCriterion(model, objective=objective, quantile=quantile, pull=0.0, push=0.0).double()
     x, y = sample(24, 3)[0], sample(24, 2)[0]
     x, y = x.detach().requires_grad_(), (y + x[:, :2]).detach().requires_grad_()

@@ -15,7 +15,6 @@ from mist_loss.model.network import MIST
 
 LEVEL = 0.9  # of every interval
 
-_ROWS_AT_ONCE = 32768  # of resamples, to bound the memory
 _RESAMPLED = re.compile(r"(?P<name>.+)@(?P<resamples>[1-9]\d*)")
 
 
@@ -101,8 +100,7 @@ def bootstrapped(model: MIST, resamples: int) -> Estimator:
     def estimate(x: Tensor, y: Tensor) -> Predictive:
         n = len(x)
         rows = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(n))
-        parts = rows.split(max(1, _ROWS_AT_ONCE // n))
-        return _predictive(torch.cat([predict(model, x[part], y[part], "pca") for part in parts]).mean(0))
+        return _predictive(predict(model, x[rows], y[rows], "pca").mean(0))
 
     return estimate
 

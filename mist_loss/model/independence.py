@@ -1,7 +1,7 @@
 """Independent components of the canonical frame: they tell hidden labels from Gaussian coordinates.
 
-Where pairs are equally correlated their frame is one of many, and in all but one of them sums of independent sources
-look Gaussian (the central limit theorem). The one that looks least Gaussian shows the sources alone.
+Where pairs are equally correlated their frame is one of many. Most show sums of independent sources, which look more
+Gaussian than the sources do (the central limit theorem); the one that looks least Gaussian shows each source alone.
 """
 
 import math
@@ -16,24 +16,25 @@ DAMPING = 0.4  # about a standard error of the contrast: without it a Gaussian s
 
 
 def independent(linear: Canonical, pairs: int) -> Canonical:
-    """Rotate the leading canonical pairs, both sides alike, until their sums are independent.
+    """Rotate the leading canonical pairs, both sides alike, towards independence of their sums.
 
-    The rotation is a constant for autograd, as that of ``align`` is.
+    Only correlations carry gradients: the turned ones are averages of the canonical ones, whose gradients are exact.
 
     Args:
         linear: the canonical frame of a sample; u and v (b, n, m).
         pairs: how many are rotated, at most.
 
     Returns:
-        Canonical with u, v (b, n, min(pairs, m)) and their correlations; the rest is as it was.
+        Canonical with u, v (b, n, min(pairs, m)) and their correlations, in no particular order; the rest is as it was.
     """
-    u, v, rho = linear.u[..., :pairs], linear.v[..., :pairs], linear.rho[:, :pairs]
+    rho = linear.rho[:, :pairs]
     with torch.no_grad():
+        u, v = linear.u[..., :pairs], linear.v[..., :pairs]
         rotation = components((u + v) / (2 + 2 * rho).clamp_min(1e-3).sqrt()[:, None])
-        sign = torch.where(((u @ rotation) ** 3 + (v @ rotation) ** 3).sum(1) < 0, -1.0, 1.0).to(u)
-        rotation = rotation * sign[:, None]
-    u, v = u @ rotation, v @ rotation
-    return linear._replace(u=u, v=v, rho=(u * v).mean(1))
+        u, v = u @ rotation, v @ rotation
+        sign = torch.where((u**3 + v**3).sum(1) < 0, -1.0, 1.0).to(u)[:, None]
+    # u_i is correlated with v_i and no other, so that nothing else enters
+    return linear._replace(u=sign * u, v=sign * v, rho=(rho[:, None] @ rotation.square())[:, 0])
 
 
 def components(white: Tensor) -> Tensor:

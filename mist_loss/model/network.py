@@ -74,8 +74,8 @@ def steady(summary: Summary) -> Summary:
 
     Correlations of canonical pairs, of products and of radii have exact gradients although the rotation is a constant;
     those of products with directions nearly, since which coordinates are multiplied is a constant as well.
-    What else the tokens and the rows say depends on the frame of this one sample; ascending it raises the estimate
-    rather than the mutual information (recipes/README.md has the measurement).
+    What else the rows say, and the tokens (``mist_loss.model.statistics.pair_tokens``), depends on the frame of this
+    sample; ascending it raises the estimate rather than the mutual information (recipes/README.md has the measurement).
     """
     return summary._replace(u=summary.u.detach(), v=summary.v.detach(), radii=summary.radii.detach())
 

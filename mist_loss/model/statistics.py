@@ -15,9 +15,9 @@ from mist_loss.model.frontend import Canonical, align, gaussianize, standardize
 from mist_loss.model.independence import independent
 
 PAIRS = 32  # facing pairs that become tokens
-CORRELATION = 4  # leading entries of a token: the correlation of the pair and its Gaussian terms
+CAPS = (0.9999, 0.95, 0.7)  # of the Gaussian terms of a token
+CORRELATION = 1 + len(CAPS)  # leading entries of a token, which carry gradients: the correlation and those terms
 QUADRATIC = 4  # leading coordinates whose products are aligned a second time
-PRODUCTS = QUADRATIC * (QUADRATIC + 1) // 2
 # marks of the kinds of token
 LINEAR, PRODUCT, RADIUS, BETWEEN, INDEPENDENT = (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 0, 1)
 
@@ -56,11 +56,11 @@ def summarize(x: Tensor, y: Tensor, max_rows: int, mixed_pairs: int, independent
     mixed = [between(*way) for way in ways]
     radii = gaussianize(torch.stack([log_radius(linear.x), log_radius(linear.y)], dim=-1))
     radial_rho = (radii[..., 0] * radii[..., 1]).mean(1, keepdim=True)
-    kinds = [(linear, PAIRS, LINEAR), (quadratic, PRODUCTS, PRODUCT), *((m, mixed_pairs, BETWEEN) for m in mixed)]
+    frames = [(linear, PAIRS, LINEAR), (quadratic, PAIRS, PRODUCT), *((m, mixed_pairs, BETWEEN) for m in mixed)]
     if independent_pairs:
-        kinds.append((independent(linear, independent_pairs), independent_pairs, INDEPENDENT))
-    pairs = [Pairs(c.u[..., :most], c.v[..., :most], c.rho[:, :most], marks) for c, most, marks in kinds]
-    tokens = pair_tokens([*pairs, Pairs(radii[..., :1], radii[..., 1:], radial_rho, RADIUS)])
+        frames.append((independent(linear, independent_pairs), independent_pairs, INDEPENDENT))
+    kinds = [Facing(c.u[..., :most], c.v[..., :most], c.rho[:, :most], marks) for c, most, marks in frames]
+    tokens = pair_tokens([*kinds, Facing(radii[..., :1], radii[..., 1:], radial_rho, RADIUS)])
     gate = 1 / (1 + (n / (4 * (dx + dy))) ** 4)
     vector = torch.cat(
         [
@@ -200,7 +200,7 @@ def basis(t: Tensor) -> list[Tensor]:
     return [c, second, third, c.abs(), sin, cos, 2 * sin * cos, 2 * cos * cos - 1]
 
 
-class Pairs(NamedTuple):
+class Facing(NamedTuple):
     """Facing pairs of one kind: u and v (b, n, m), their correlations (b, m), and the marks written into the tokens."""
 
     u: Tensor
@@ -209,7 +209,7 @@ class Pairs(NamedTuple):
     marks: tuple[int, int, int]
 
 
-def pair_tokens(kinds: list[Pairs]) -> Tensor:
+def pair_tokens(kinds: list[Facing]) -> Tensor:
     """Describe the joint distribution of each facing pair, of all kinds in one go.
 
     Its correlation and Gaussian terms carry gradients; what else is said, see ``pair_shapes``, is constant for
@@ -218,13 +218,14 @@ def pair_tokens(kinds: list[Pairs]) -> Tensor:
     Returns:
         (b, t, f), t the pairs of all kinds.
     """
-    rho = torch.cat([pairs.rho for pairs in kinds], dim=1)
+    rho = torch.cat([facing.rho for facing in kinds], dim=1)
     with torch.no_grad():
-        u, v = (torch.cat(sides, dim=1) for sides in zip(*((pairs.u.mT, pairs.v.mT) for pairs in kinds), strict=True))
+        u = torch.cat([facing.u.mT for facing in kinds], dim=1)
+        v = torch.cat([facing.v.mT for facing in kinds], dim=1)
         shapes = pair_shapes(u, v, rho)
-    places = [(math.log1p(i), i / 16, *map(float, pairs.marks)) for pairs in kinds for i in range(pairs.rho.shape[1])]
+    places = [(math.log1p(i), i / 16, *map(float, marks)) for _, _, own, marks in kinds for i in range(own.shape[1])]
     place = rho.new_tensor(places).expand(len(rho), -1, -1)
-    return torch.cat([rho[..., None], gaussian_terms(rho, (0.9999, 0.95, 0.7)), shapes, place], dim=-1)
+    return torch.cat([rho[..., None], gaussian_terms(rho, CAPS), shapes, place], dim=-1)
 
 
 def pair_shapes(u: Tensor, v: Tensor, rho: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mist_loss.model.network import MIST
 
 FORMAT = "mist-loss-1"
-OPTIONAL = ("mixed_pairs", "independent_pairs")  # tokens that a network may do without
+OPTIONAL = ("mixed_pairs", "independent_pairs")  # sizes that may be 0, and are where a file does not say
 WEIGHTS, CHECKSUM = "model.safetensors", "model.safetensors.sha256"  # of a folder
 
 # name -> (file in the pretrained folder, sha256)
@@ -194,7 +194,7 @@ def read_header(path: str | Path) -> dict:
 def _read(path: Path) -> "MIST":
     from mist_loss.model.network import MIST, MISTConfig
 
-    # networks trained before there was a kind of token have never seen one
+    # networks from before there was a kind of token have never seen one
     fields: dict[str, Any] = dict.fromkeys(OPTIONAL, 0) | read_header(path)["config"]
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     for field in dataclasses.fields(MISTConfig):

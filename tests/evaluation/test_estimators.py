@@ -48,15 +48,6 @@ def test_resamples_average_quantile_functions(model, monkeypatch):
     torch.testing.assert_close(result.knots, torch.arange(KNOTS) + drawn.mean((1, 2)).mean())
 
 
-def test_resamples_in_parts_are_those_at_once(model, monkeypatch):
-    x, y = torch.randn(2, 40, 2)
-    at_once = estimators.bootstrapped(model, 7)(x, y)
-    monkeypatch.setattr(estimators, "_ROWS_AT_ONCE", 90)
-    in_parts = estimators.bootstrapped(model, 7)(x, y)
-    torch.testing.assert_close(in_parts.value, at_once.value)
-    torch.testing.assert_close(in_parts.high, at_once.high)
-
-
 def test_estimates_have_no_graph(model):
     x = torch.randn(20, 2, requires_grad=True)
     assert not estimators.single(model)(x, x).value.requires_grad
