@@ -136,7 +136,7 @@ def _labelled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem
     The clusters of real embeddings are no spheres, so every source has its own carrying maps before they are joined.
     """
     largest = min(dx, dy, 8)
-    bits = _chance(0.4)  # fair, behind one channel, plain to see: what embeddings of two classes show
+    bits = _chance(0.5)  # fair, behind one channel, plain to see: what embeddings of two classes show
     # many bits are the hardest to count and carry the most nats, so they come more often than few
     blocks = int(torch.randint(1, largest + 1, (2 if bits else 1,)).max())
     px, py = dx // blocks, dy // blocks
@@ -160,9 +160,13 @@ def _labelled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem
         return spread * separation[:, None, None]
 
     joint = discrete.symmetric_channel(prior, flip)
-    means_y = None if discrete_y else means(py)
-    scales_x, scales_y = (_scales(s, classes, d, device) if shaped else None for d in (px, py))
-    problem = discrete.labelled_mixture(joint, means(px), means_y, n, scales_x=scales_x, scales_y=scales_y)
+    if bits and _chance(0.6):
+        x, y = map(discrete.parted_clusters, discrete.draw_labels(joint, n), (px, py))
+        problem = Problem(x, y, discrete.label_mi(joint).to(x.dtype))
+    else:
+        means_y = None if discrete_y else means(py)
+        scales_x, scales_y = (_scales(s, classes, d, device) if shaped else None for d in (px, py))
+        problem = discrete.labelled_mixture(joint, means(px), means_y, n, scales_x=scales_x, scales_y=scales_y)
     if not discrete_y:
         problem = _carry(problem)
     problem = discrete.independent_blocks(problem, b, dx, dy)

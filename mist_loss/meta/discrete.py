@@ -5,10 +5,14 @@ is the label itself. Class-structured embeddings look like this: pairs of images
 arXiv 2410.10924).
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from mist_loss.meta.families import Problem
+from mist_loss.meta.maps import random_rotation
+from mist_loss.meta.paper import uniform
 
 
 def symmetric_channel(prior: Tensor, flip: Tensor) -> Tensor:
@@ -106,6 +110,37 @@ def _clusters(means: Tensor, scales: Tensor | None, labels: Tensor) -> tuple[Ten
     precision = 1 / scales**2
     log_density = rows @ (means * precision).transpose(1, 2) - 0.5 * (rows**2) @ precision.transpose(1, 2)
     return rows, log_density - (0.5 * means**2 * precision + scales.log()).sum(-1)[:, None]
+
+
+def parted_clusters(labels: Tensor, d: int) -> Tensor:
+    """Rows of two clusters that do not touch, however wide they are: each row tells its label without error.
+
+    Real classes are like this. They fill much of the space between their means, and still leave a gap; a Gaussian as
+    wide would overlap the other, and share less. Along the direction that parts them a cluster has a density of any
+    shape (Kumaraswamy 1980), along the others three smaller clusters of its own, which may bend with the first.
+
+    Args:
+        labels: (b, n) 0 or 1.
+        d: dimensions.
+
+    Returns:
+        (b, n, d), in a random frame.
+    """
+    b, n = labels.shape
+    device = labels.device
+    powers = torch.exp(uniform(4 * b, math.log(0.4), math.log(2.5), device)).reshape(2, b, 2)
+    inner, outer = (power.gather(1, labels) for power in powers)
+    depth = (1 - torch.rand(b, n, device=device) ** (1 / outer)).clamp_min(1e-6) ** (1 / inner)
+    gap = torch.exp(uniform(b, math.log(0.1), math.log(1.0), device))[:, None]
+    first = (2 * labels - 1) * (gap / 2 + depth)
+    # cluster and smaller cluster as one label of six
+    place = (3 * labels + torch.randint(3, labels.shape, device=device))[..., None].expand(-1, -1, d - 1)
+    means = torch.rand(b, 1, 1, device=device) * torch.randn(b, 6, d - 1, device=device)
+    scales = torch.exp(0.5 * torch.randn(b, 6, d - 1, device=device))
+    bend = torch.rand(b, 1, 1, device=device) * torch.randn(b, 1, d - 1, device=device)
+    others = means.gather(1, place) + scales.gather(1, place) * torch.randn(b, n, d - 1, device=device)
+    rows = torch.cat([first[..., None], others / 2 + bend * depth[..., None] ** 2], dim=-1)
+    return rows @ random_rotation(b, d, device)
 
 
 def independent_blocks(blocks: Problem, b: int, dx: int, dy: int) -> Problem:
