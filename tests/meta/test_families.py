@@ -116,6 +116,19 @@ def test_a_label_that_shows_in_the_spread_alone_against_numerical_integration():
     assert spread == pytest.approx(0.4 * 0.25 + 0.6 * 9, rel=0.02)
 
 
+@pytest.mark.parametrize("d", [1, 4])
+def test_parted_clusters_tell_their_label_and_may_be_wide(d, monkeypatch):
+    labels = torch.randint(2, (400, 300))
+    monkeypatch.setattr(discrete, "random_rotation", lambda b, d, device: torch.eye(d))
+    rows = discrete.parted_clusters(labels, d)
+    assert rows.shape == (400, 300, d)
+    assert (rows[..., 0] * (2 * labels - 1) > 0.05).all()
+    within = rows[..., 0].abs().var(1)
+    share = within / (within + rows[..., 0].abs().mean(1) ** 2)  # of the variance, that a label does not explain
+    assert share.quantile(0.9) > 0.2  # as of Gaussian clusters that are four standard deviations apart
+    assert share.quantile(0.1) < 0.1
+
+
 def test_clusters_that_differ_in_spread_on_both_sides_against_numerical_integration():
     torch.manual_seed(0)
     joint = discrete.symmetric_channel(torch.tensor([[0.4, 0.6]]), torch.tensor([0.1]))
