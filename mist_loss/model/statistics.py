@@ -16,7 +16,7 @@ from mist_loss.model.independence import independent
 
 PAIRS = 32  # facing pairs that become tokens
 CAPS = (0.9999, 0.95, 0.7)  # of the Gaussian terms of a token
-CORRELATION = 1 + len(CAPS)  # leading entries of a token, which carry gradients: the correlation and those terms
+CORRELATION = 1 + len(CAPS)  # leading entries of a token, which may carry gradients: the correlation and those terms
 QUADRATIC = 4  # leading coordinates whose products are aligned a second time
 # marks of the kinds of token
 LINEAR, PRODUCT, RADIUS, BETWEEN, INDEPENDENT = (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 0, 1)
@@ -212,7 +212,7 @@ class Facing(NamedTuple):
 def pair_tokens(kinds: list[Facing]) -> Tensor:
     """Describe the joint distribution of each facing pair, of all kinds in one go.
 
-    Its correlation and Gaussian terms carry gradients; what else is said, see ``pair_shapes``, is constant for
+    Its correlation and Gaussian terms carry the gradients they come with; what else is said, see ``pair_shapes``, is constant for
     autograd (``mist_loss.model.network.steady`` has the reason), which spares the dearest part of a backward pass.
 
     Returns:

@@ -69,15 +69,9 @@ def test_rounding_does_not_turn_a_gaussian_sample():
     torch.testing.assert_close(independent(nudged, 8).u, independent(linear, 8).u, atol=5e-3, rtol=0)
 
 
-def test_gradient_is_that_of_canonical_correlations():
-    torch.manual_seed(0)
-    x = torch.randn(1, 40, 3, dtype=torch.float64, requires_grad=True)
-    linear = align(x, x.detach() + torch.randn_like(x))
+def test_turned_pairs_carry_no_gradient():
+    x = torch.randn(1, 40, 3, requires_grad=True)
+    linear = align(x, x.detach() + torch.randn(1, 40, 3))
+    assert linear.rho.requires_grad
     found = independent(linear, 3)
-    torch.testing.assert_close(found.rho, (found.u * found.v).mean(1))
-    weights = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
-    turned = (linear.u.detach().mT @ found.u / 40).square()  # (1, canonical, turned)
-    turned = turned / turned.sum(1, keepdim=True)
-    (gradient,) = torch.autograd.grad((found.rho @ weights).sum(), x, retain_graph=True)
-    (expected,) = torch.autograd.grad((linear.rho @ (turned @ weights)[0]).sum(), x)
-    torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-4)
+    assert not any(t.requires_grad for t in (found.u, found.v, found.rho))
