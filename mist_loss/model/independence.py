@@ -18,9 +18,9 @@ DAMPING = 0.4  # about a standard error of the contrast: without it a Gaussian s
 def independent(linear: Canonical, pairs: int) -> Canonical:
     """Rotate the leading canonical pairs, both sides alike, towards independence of their sums.
 
-    Nothing here carries gradients. The turned correlations are averages of the canonical ones, which carry theirs already;
-    with a second path, free samples were driven to 10 nats in place of 4, and encoders of 64 rows to 93% of the truth in
-    reach in place of 98% (docs/objective.md).
+    Nothing here carries gradients. The turned correlations are averages of the canonical ones, which carry theirs
+    already; with a second path, free samples were driven to 10 nats in place of 4, and encoders of 64 rows to 93% of the
+    truth in reach in place of 98% (docs/objective.md).
 
     Args:
         linear: the canonical frame of a sample; u and v (b, n, m).
