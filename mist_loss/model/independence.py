@@ -19,8 +19,8 @@ def independent(linear: Canonical, pairs: int) -> Canonical:
     """Rotate the leading canonical pairs, both sides alike, towards independence of their sums.
 
     Nothing here carries gradients. The turned correlations are averages of the canonical ones, which carry theirs
-    already; with a second path, free samples were driven to 10 nats in place of 4, and encoders of 64 rows to 93% of the
-    truth in reach in place of 98% (docs/objective.md).
+    already; with a second path, free samples were driven to 10 nats in place of 4, and encoders of 64 rows reached 93%
+    of the truth in place of 98% (docs/objective.md).
 
     Args:
         linear: the canonical frame of a sample; u and v (b, n, m).
