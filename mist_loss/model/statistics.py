@@ -213,7 +213,7 @@ def pair_tokens(kinds: list[Facing]) -> Tensor:
     """Describe the joint distribution of each facing pair, of all kinds in one go.
 
     Its correlation and Gaussian terms carry the gradients they come with; what else is said, see ``pair_shapes``, is
-    constant for autograd (``mist_loss.model.network.steady`` has the reason), and spares the dearest part of a backward.
+    constant for autograd (``mist_loss.model.network.steady`` has the reason), which spares much of a backward pass.
 
     Returns:
         (b, t, f), t the pairs of all kinds.
