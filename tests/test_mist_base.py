@@ -54,7 +54,7 @@ def test_linear_maps_change_little():
     x, y, mi = problems(8, 2048, 4, 3)
     plain = estimate_mi(x, y).value
     mixed = estimate_mi(x @ torch.randn(4, 4), y @ torch.randn(3, 3)).value
-    assert ((mixed - plain).abs() < 0.08 + 0.26 * mi).all()  # two thirds of it; base-9, without a turned frame, likewise
+    assert ((mixed - plain).abs() < 0.08 + 0.26 * mi).all()  # two thirds of it, as base-9, which turns no frame
 
 
 @pytest.mark.parametrize("d", [1, 2, 4, 8])
