@@ -15,6 +15,7 @@ from mist_loss.distributed import gather_rows
 from mist_loss.estimate import PROJECTIONS, interval, predict, projection_note
 from mist_loss.facing import facing
 from mist_loss.model import quantiles
+from mist_loss.model.frozen import freeze_own
 from mist_loss.model.network import MIST
 from mist_loss.model.projection import LearnedProjection
 from mist_loss.model.tracing import constant_result
@@ -141,11 +142,7 @@ class MISTCriterion(nn.Module):
         self.frozen = True
         for module in self.model.modules():
             # the module itself remembers, so that a copy of ``criterion.model`` can be unfrozen as well
-            names = module.__dict__.setdefault("_frozen_names", [])
-            for name, weight in list(module.named_parameters(recurse=False)):
-                delattr(module, name)
-                module.register_buffer(name, weight.detach())
-                names.append(name)
+            module.__dict__.setdefault("_frozen_names", []).extend(freeze_own(module))
         return self.train(self.training)
 
     def unfreeze(self) -> "MISTCriterion":

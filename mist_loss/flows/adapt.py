@@ -2,8 +2,9 @@
 
 MIST (arXiv 2511.18945) suggests it: mutual information does not change under invertible maps, so a normalizing flow
 carries the training problems into any modality. Part of every step replays the original mixture and holds the copy to
-what its parent says there, so that little is forgotten. The weights hold the flows too, through which the copy reads
-once more, see ``mist_loss.flows.coordinates``; no row is in them, but the flows draw rows that look alike.
+what its parent says there, so that little is forgotten; sides of other widths are left to the parent, which the copy
+keeps. The weights hold the flows too, through which the copy reads once more, see ``mist_loss.flows.coordinates``; no
+row is in them, but the flows draw rows that look alike.
 """
 
 import argparse
@@ -138,6 +139,7 @@ def adapt(
         parent=parent,
         kept=source.replayed,
     )
+    adapted.keep(parent)
     after = accuracy(adapted, held_out)
     path = None
     if output is not None:
@@ -207,11 +209,11 @@ def accuracy(model: MIST, problems: list[Problem]) -> Accuracy:
 def unfrozen_copy(model: MIST) -> MIST:
     """A trainable copy, also of the frozen model of a criterion, whose weights are buffers of the same names.
 
-    Without ``coordinates``: those of the parent are of other rows.
+    Without the ``coordinates`` of the parent, which are of other rows, and without what it keeps.
     """
     with torch.random.fork_rng(devices=[]):  # building a network must not move the user's random numbers
         copy = MIST(model.config)
-    copy.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("coordinates.")})
+    copy.load_state_dict(model.plain_state())
     return copy.to(model.vector_mean.device).eval()
 
 
@@ -256,6 +258,8 @@ def refresh(model: MIST, x: Tensor, y: Tensor, seconds: float = 30.0, seed: int 
         adapted.coordinates = NormalCoordinates(marginals["x"], marginals["y"])
     left = seconds - (time.monotonic() - began)
     if finetune(adapted, source.draw, config, seconds=left, parent=model, kept=source.replayed):
+        if adapted.coordinates is not None:
+            adapted.keep(model)
         model.load_state_dict(adapted.state_dict())
     return reports
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mist_loss.flows.marginals import WIDEST, Marginal, coupling_layers
+from mist_loss.model.frozen import freeze
 
 FARTHEST = 1e4  # standard deviations; so far out single precision would not follow the networks of a flow
 MOST = {"width": WIDEST, "layers": 16, "hidden": 256, "bins": 32}  # that a file may ask memory for
@@ -72,10 +73,7 @@ class _Side(nn.Module):
         self.register_buffer("matrix", torch.zeros(dims, width))
         with torch.random.fork_rng(devices=[]):  # layers draw weights that are then overwritten
             self.layers = nn.ModuleList(coupling_layers(width, layers, hidden, bins))
-        for module in self.layers.modules():
-            for name, weight in list(module.named_parameters(recurse=False)):
-                delattr(module, name)
-                module.register_buffer(name, weight.detach())
+        freeze(self.layers)
 
     @classmethod
     def of(cls, flow: Marginal) -> "_Side":

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mist_loss.model import quantiles, weights
 from mist_loss.model.attention import ISAB, MAB, PMA
+from mist_loss.model.frozen import freeze
 from mist_loss.model.quantiles import KNOTS
 from mist_loss.model.statistics import Summary, gaussian_terms, summarize
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mist_loss.flows.coordinates import NormalCoordinates
 
 BELOW_ZERO = 0.01  # nats; the lowest knot is minus this
+ADDED = ("coordinates.", "parent.")  # names of what an adapted estimator has beside its own weights
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ class MIST(nn.Module):
     summaries; ``fit_normalization`` computes them once, before training.
 
     An adapted estimator has ``coordinates``: sides of its modality are read in those too, and the two readings become
-    one by ``mist_loss.model.quantiles.combine``. None: one reading.
+    one by ``mist_loss.model.quantiles.combine``. Sides of other widths are read by its ``parent``, which it keeps as
+    it was, so nothing is forgotten. None, none: one reading.
     """
 
     vector_mean: Tensor
@@ -132,6 +135,7 @@ class MIST(nn.Module):
         self.head = nn.Sequential(*(Residual(config.width) for _ in range(3)), nn.LayerNorm(config.width))
         self.quantiles = nn.Linear(config.width, KNOTS)
         self.coordinates: NormalCoordinates | None = None
+        self.parent: MIST | None = None
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> "MIST":
@@ -200,14 +204,28 @@ class MIST(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Quantiles (b, KNOTS) of I(x; y) for x (b, n, dx) and y (b, n, dy)."""
-        knots = self._read_rows(x, y)
-        other = None if self.coordinates is None else self.coordinates(x, y)
+        if self.coordinates is None:
+            return self._read_rows(x, y)
+        other = self.coordinates(x, y)
         if other is None:
-            return knots
-        return quantiles.combine(knots, self._read_rows(*other))
+            return self._read_rows(x, y) if self.parent is None else self.parent(x, y)
+        return quantiles.combine(self._read_rows(x, y), self._read_rows(*other))
+
+    def keep(self, parent: "MIST") -> None:
+        """Have sides of other widths than the coordinates' read by a copy of an estimator of the same sizes.
+
+        Of its plain reading; or by what it keeps itself, if it is adapted.
+        """
+        source = parent if parent.parent is None else parent.parent
+        self.parent = frozen_twin(self)
+        self.parent.load_state_dict(source.plain_state())
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """The state of the plain reading: the estimator's own weights."""
+        return {key: tensor for key, tensor in self.state_dict().items() if not key.startswith(ADDED)}
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
-        """Have the coordinates that the state has, or none, before it is loaded into them."""
+        """Have the coordinates and the parent that the state has, or none, before it is loaded into them."""
         start = f"{prefix}coordinates."
         state = {key[len(start) :]: tensor for key, tensor in state_dict.items() if key.startswith(start)}
         if state:
@@ -216,9 +234,19 @@ class MIST(nn.Module):
             self.coordinates = NormalCoordinates.like(state).to(self.vector_mean)
         else:
             self.coordinates = None
+        kept = any(key.startswith(f"{prefix}parent.") for key in state_dict)
+        self.parent = frozen_twin(self) if kept else None
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _read_rows(self, x: Tensor, y: Tensor) -> Tensor:
         summary = steady(self.summarize(x, y))
         dtype = self.vector_mean.dtype
         return self.read(Summary(*(t.to(dtype) for t in summary)))
+
+
+def frozen_twin(model: MIST) -> MIST:
+    """Another of the same sizes, on the same device, in eval mode, whose weights are buffers."""
+    with torch.random.fork_rng(devices=[]):  # building a network must not move the user's random numbers
+        twin = MIST(model.config)
+    freeze(twin)
+    return twin.to(model.vector_mean).eval()

@@ -76,7 +76,10 @@ def test_no_rows_in_the_weights_but_their_flow(model, x, tmp_path):
     result = adapt(model, x, output=tmp_path, config=CONFIG, **FAST)
     assert result.path is not None
     saved = load_file(result.path)
-    assert saved.keys() - model.state_dict().keys() == {k for k in saved if k.startswith("coordinates.sides.0.")}
+    added = saved.keys() - model.state_dict().keys()
+    flows = {key for key in added if key.startswith("coordinates.sides.0.")}
+    assert flows
+    assert added - flows == {f"parent.{key}" for key in model.state_dict()}
     assert module._digest(x.double()) not in json.dumps(read_header(result.path))
 
 
@@ -159,10 +162,33 @@ def test_refresh_changes_a_frozen_criterion_in_place(model, x, monkeypatch):
     assert codes.grad is None
     assert not list(criterion.parameters())  # still frozen
     after = criterion.state_dict()
-    assert all("coordinates." in key for key in after.keys() - before.keys())
+    assert all("coordinates." in key or "parent." in key for key in after.keys() - before.keys())
     assert criterion.model.coordinates is not None  # the flows of present codes, read through from now on
     assert any(not torch.equal(after[key], before[key]) for key in before)
     assert criterion(codes, x).isfinite()
+
+
+def test_nothing_is_forgotten_of_other_widths(model, x, tmp_path):
+    result = adapt(model, x, output=tmp_path, config=CONFIG, **FAST)
+    assert result.path is not None
+    anew = adapt(result.model, torch.cat([x, x[:, :1].exp()], dim=1), config=CONFIG, **FAST)
+    wide, narrow, own = (torch.randn(2, 40, d) for d in (5, 1, 2))
+    with torch.no_grad():
+        loaded, criterion = MIST.from_pretrained(result.path), MISTCriterion(model=result.model)
+        for adapted in (result.model, loaded, criterion.model, anew.model):
+            for sides in ((wide, narrow), (own, narrow)):
+                assert torch.equal(adapted(*sides), model(*sides))
+        assert not torch.equal(result.model(own, own), model(own, own))
+        assert torch.equal(anew.model(own, own), model(own, own))  # of three features now, and no longer of two
+
+
+def test_what_is_kept_is_not_trained(model, x):
+    criterion = MISTCriterion(model=adapt(model, x, config=CONFIG, **FAST).model, frozen=False)
+    names = [name for name, _ in criterion.model.named_parameters()]
+    assert names
+    assert not any(name.startswith(("parent.", "coordinates.")) for name in names)
+    criterion.freeze()
+    assert not list(criterion.parameters())
 
 
 def test_an_adapted_estimator_is_adapted_anew(model, x):
