@@ -137,8 +137,8 @@ def _labelled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem
     """
     largest = min(dx, dy, 8)
     bits = _chance(0.5)  # fair, behind one channel, plain to see: what embeddings of two classes show
-    # many bits are the hardest to count and carry the most nats, so they come more often than few
-    blocks = int(torch.randint(1, largest + 1, (2 if bits else 1,)).max())
+    # many bits are the hardest to count and carry the most nats, so half of the time they come more often than few
+    blocks = int(torch.randint(1, largest + 1, (2 if bits and _chance(0.5) else 1,)).max())
     px, py = dx // blocks, dy // blocks
     classes = 2 if bits or _chance(0.5) else int(torch.randint(2, 11, ()))
     discrete_y = classes <= py and not bits and _chance(0.3)

@@ -27,14 +27,17 @@ def independent(linear: Canonical, pairs: int) -> Canonical:
         pairs: how many are rotated, at most.
 
     Returns:
-        Canonical with u, v (b, n, min(pairs, m)) and their correlations, in no particular order; the rest is as it was.
+        Canonical with u, v (b, n, min(pairs, m)) and their correlations, largest first; the rest is as it was.
     """
     with torch.no_grad():
         u, v, rho = linear.u[..., :pairs], linear.v[..., :pairs], linear.rho[:, :pairs]
         rotation = components((u + v) / (2 + 2 * rho).clamp_min(1e-3).sqrt()[:, None])
+        rho = ((u @ rotation) * (v @ rotation)).mean(1)
+        rho, order = rho.sort(dim=1, descending=True)
+        rotation = rotation.gather(2, order[:, None].expand_as(rotation))
         u, v = u @ rotation, v @ rotation
         sign = torch.where((u**3 + v**3).sum(1) < 0, -1.0, 1.0).to(u)[:, None]
-        return linear._replace(u=sign * u, v=sign * v, rho=(u * v).mean(1))
+        return linear._replace(u=sign * u, v=sign * v, rho=rho)
 
 
 def components(white: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ def test_equally_strong_bits_are_parted_from_each_other():
     assert recovered(bits, linear.u + linear.v) < 0.8
     assert recovered(bits, found.u + found.v) > 0.95
     assert found.rho.min() > 0.8
+    torch.testing.assert_close((found.u * found.v).mean(1), found.rho)
+    assert torch.equal(found.rho.sort(descending=True).values, found.rho)
 
 
 @pytest.mark.parametrize("pairs", [1, 3, 8])
