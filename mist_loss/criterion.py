@@ -67,7 +67,7 @@ class MISTCriterion(nn.Module):
     Accumulating gradients over k small batches averages k estimates of few rows each; that is not the estimate of all
     their rows, which leans on the prior less. Prefer larger batches, ``QueuedCriterion``, or ``gather=True`` on several
     processes, and divide the loss by k where you do accumulate. In a ``DistributedDataParallel`` module a frozen
-    criterion is 184 buffers (3.5 MB) that the first rank sends to all in every forward pass: keep the criterion outside
+    criterion is 184 buffers (3.5 MB; an adapted one twice as much and its flows) that the first rank sends to all in every forward pass: keep the criterion outside
     of it, or give it ``broadcast_buffers=False``.
 
     Gradients of the estimate reach the input through correlations only and hold the canonical rotation constant, so
@@ -147,6 +147,8 @@ class MISTCriterion(nn.Module):
 
     def unfreeze(self) -> "MISTCriterion":
         """Turn the weights into trainable parameters whose mode follows the parent's; returns self.
+
+        Of an adapted estimator only the readings of its modality are trained, see ``MIST``.
 
         Build the optimiser afterwards: the parameters are new.
         """
@@ -258,7 +260,8 @@ class MISTCriterion(nn.Module):
         """
         from mist_loss.flows.adapt import refresh
 
-        return refresh(self.model, x, y, seconds, seed)
+        whole = self.components is None and not isinstance(self.projection, LearnedProjection)
+        return refresh(self.model, x, y, seconds, seed, whole)
 
     def extra_repr(self) -> str:
         """Options, for printing."""

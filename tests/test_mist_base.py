@@ -68,7 +68,8 @@ def test_independent_is_near_zero(d):
 def test_dependence_without_correlation():
     x, y, mi = signed_normal(torch.full((4, 1), 0.95), torch.full((4,), 0.5), 512, 1, 1)
     estimate = estimate_mi(x, y)
-    assert ((estimate.value - mi).abs() < 0.2 + 0.15 * mi).all()  # 0.8 of it: too high, see the card
+    assert (estimate.value > mi - 0.1).all()
+    assert (estimate.value < mi + 0.2 + 0.15 * mi).all()  # 0.8 of it: too high, see the card
 
 
 def test_stronger_correlation_gives_more():

@@ -225,7 +225,9 @@ def parent_hash(model: str | Path | MIST) -> str:
     return sha256(find(model))
 
 
-def refresh(model: MIST, x: Tensor, y: Tensor, seconds: float = 30.0, seed: int = 0) -> dict[str, FlowReport]:
+def refresh(
+    model: MIST, x: Tensor, y: Tensor, seconds: float = 30.0, seed: int = 0, whole: bool = True
+) -> dict[str, FlowReport]:
     """Adapt an estimator in place to present codes, in a bounded time; what ``MISTCriterion.refresh`` runs.
 
     A third of the time fits the flows, the rest fine-tunes. Where a flow does not fit, the model is left as it is.
@@ -237,6 +239,7 @@ def refresh(model: MIST, x: Tensor, y: Tensor, seconds: float = 30.0, seed: int 
         y: (n, dy).
         seconds: about how long it may take.
         seed: of flows and problems; another one each time shows other problems.
+        whole: whether the model will be given such codes as they are, not projected.
 
     Raises:
         ValueError: codes that no flow can be fitted to, or no time.
@@ -254,12 +257,12 @@ def refresh(model: MIST, x: Tensor, y: Tensor, seconds: float = 30.0, seed: int 
     config = FinetuneConfig(steps=200, groups=2, lr=2e-4, warmup=5, average=0.9, seed=seed)
     source = Source(marginals["x"], marginals["y"], (64, most), model.config.dims[1], "broad", 1, seed)
     adapted = unfrozen_copy(model)
-    if all(marginal.exact for marginal in marginals.values()):  # of cut codes, no principal coordinates will be given
+    # of cut or projected codes, no coordinates of the flows will be given
+    if whole and all(marginal.exact for marginal in marginals.values()):
         adapted.coordinates = NormalCoordinates(marginals["x"], marginals["y"])
     left = seconds - (time.monotonic() - began)
     if finetune(adapted, source.draw, config, seconds=left, parent=model, kept=source.replayed):
-        if adapted.coordinates is not None:
-            adapted.keep(model)
+        adapted.keep(model)
         model.load_state_dict(adapted.state_dict())
     return reports
 

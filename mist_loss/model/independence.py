@@ -33,7 +33,7 @@ def independent(linear: Canonical, pairs: int) -> Canonical:
         u, v, rho = linear.u[..., :pairs], linear.v[..., :pairs], linear.rho[:, :pairs]
         rotation = components((u + v) / (2 + 2 * rho).clamp_min(1e-3).sqrt()[:, None])
         rho = ((u @ rotation) * (v @ rotation)).mean(1)
-        rho, order = rho.sort(dim=1, descending=True)
+        rho, order = rho.sort(dim=1, descending=True, stable=True)
         rotation = rotation.gather(2, order[:, None].expand_as(rotation))
         u, v = u @ rotation, v @ rotation
         sign = torch.where((u**3 + v**3).sum(1) < 0, -1.0, 1.0).to(u)[:, None]

@@ -102,8 +102,8 @@ class MIST(nn.Module):
     summaries; ``fit_normalization`` computes them once, before training.
 
     An adapted estimator has ``coordinates``: sides of its modality are read in those too, and the two readings become
-    one by ``mist_loss.model.quantiles.combine``. Sides of other widths are read by its ``parent``, which it keeps as
-    it was, so nothing is forgotten. None, none: one reading.
+    one by ``mist_loss.model.quantiles.combine``. Sides of other widths are read by its ``parent``, the estimator before
+    any adaptation, which it keeps as it was, so nothing is forgotten. Without coordinates: one reading, its own.
     """
 
     vector_mean: Tensor
@@ -234,7 +234,10 @@ class MIST(nn.Module):
             self.coordinates = NormalCoordinates.like(state).to(self.vector_mean)
         else:
             self.coordinates = None
-        kept = any(key.startswith(f"{prefix}parent.") for key in state_dict)
+        start = f"{prefix}parent."
+        kept = [key[len(start) :] for key in state_dict if key.startswith(start)]
+        if any(key.startswith(ADDED) for key in kept):
+            raise ValueError("expected a parent that reads plainly, got one that is adapted itself")
         self.parent = frozen_twin(self) if kept else None
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
@@ -246,7 +249,9 @@ class MIST(nn.Module):
 
 def frozen_twin(model: MIST) -> MIST:
     """Another of the same sizes, on the same device, in eval mode, whose weights are buffers."""
-    with torch.random.fork_rng(devices=[]):  # building a network must not move the user's random numbers
+    # building a network must not move the user's random numbers, nor ask for memory before sizes are compared
+    device = "meta" if model.vector_mean.is_meta else "cpu"
+    with torch.random.fork_rng(devices=[]), torch.device(device):
         twin = MIST(model.config)
     freeze(twin)
     return twin.to(model.vector_mean).eval()

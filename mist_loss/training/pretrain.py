@@ -136,6 +136,7 @@ def pretrain(
         network.fit_normalization([network.summarize(x, y) for x, y, _ in fixed])
     else:
         network = MIST.from_pretrained(config.parent).to(device).train()
+        network.coordinates = network.parent = None  # an adapted one goes on from its own weights
         # tokens of another kind need no weights of another shape, so a parent can learn to read them
         more = MISTConfig(rows=mixture.rows, dims=mixture.dims)
         network.config = dataclasses.replace(

@@ -157,7 +157,9 @@ def test_refresh_changes_a_frozen_criterion_in_place(model, x, monkeypatch):
     criterion = MISTCriterion(model=model)
     before = {key: value.clone() for key, value in criterion.state_dict().items()}
     codes = (x + 0.1 * torch.randn_like(x)).requires_grad_()
-    reports = criterion.refresh(codes, x, seconds=3.0)
+    other, narrow = torch.randn(1, 40, 5), torch.randn(1, 40, 1)
+    plain = criterion.model(other, narrow)
+    reports = criterion.refresh(codes, x, seconds=10.0)
     assert set(reports) == {"x", "y"}
     assert codes.grad is None
     assert not list(criterion.parameters())  # still frozen
@@ -166,6 +168,18 @@ def test_refresh_changes_a_frozen_criterion_in_place(model, x, monkeypatch):
     assert criterion.model.coordinates is not None  # the flows of present codes, read through from now on
     assert any(not torch.equal(after[key], before[key]) for key in before)
     assert criterion(codes, x).isfinite()
+    assert torch.equal(criterion.model(other, narrow), plain)
+    criterion.refresh(codes, x, seconds=10.0, seed=1)
+    assert torch.equal(criterion.model(other, narrow), plain)
+
+
+def test_refresh_moves_what_reads_projected_codes(model, x, monkeypatch):
+    monkeypatch.setitem(module.MIXTURES, "broad", MIXTURES["paper"])
+    criterion = MISTCriterion(model=model, components=1)
+    before = criterion(x, x)
+    criterion.refresh(x, x, seconds=10.0)
+    assert criterion.model.coordinates is None
+    assert criterion(x, x) != before
 
 
 def test_nothing_is_forgotten_of_other_widths(model, x, tmp_path):

@@ -186,6 +186,27 @@ def test_what_is_no_flow_is_refused(saved, tensors):
         MIST.from_pretrained(saved[1])
 
 
+def test_a_parent_is_whole_and_not_adapted_itself(saved, model):
+    adapted, path = saved
+    adapted.keep(model)
+    save_weights(adapted, path, {})
+    wide = torch.randn(2, 30, 5)
+    torch.testing.assert_close(MIST.from_pretrained(path)(wide, wide), model(wide, wide), atol=0, rtol=0)
+    tensors = load_file(path)
+    name = "parent.skip.bias"
+    for wrong in (
+        {name: None},
+        {name: torch.zeros(2)},
+        {"parent." + name: tensors[name]},
+        {"parent." + SIDE + "center": tensors[SIDE + "center"]},
+        {"parent." * 2000 + "x": torch.zeros(1)},
+    ):
+        save_weights(adapted, path, {})
+        rewrite(path, **wrong)
+        with pytest.raises(ValueError, match=r"good\.safetensors does not fit this version"):
+            MIST.from_pretrained(path)
+
+
 def test_numbers_that_are_not_finite_are_refused(saved):
     rewrite(saved[1], **{SIDE + "center": torch.tensor([0.0, torch.nan])})
     with pytest.raises(ValueError, match="no finite numbers in coordinates"):
