@@ -67,8 +67,8 @@ class MISTCriterion(nn.Module):
     Accumulating gradients over k small batches averages k estimates of few rows each; that is not the estimate of all
     their rows, which leans on the prior less. Prefer larger batches, ``QueuedCriterion``, or ``gather=True`` on several
     processes, and divide the loss by k where you do accumulate. In a ``DistributedDataParallel`` module a frozen
-    criterion is 184 buffers (3.5 MB; an adapted one twice as much and its flows) that the first rank sends to all in every forward pass: keep the criterion outside
-    of it, or give it ``broadcast_buffers=False``.
+    criterion is 184 buffers (3.5 MB; an adapted one twice as much and its flows) that the first rank sends to all in
+    every forward pass: keep the criterion outside of it, or give it ``broadcast_buffers=False``.
 
     Gradients of the estimate reach the input through correlations only and hold the canonical rotation constant, so
     they are not the exact derivative of the number: see ``mist_loss.model.network.steady``. When maximising, a small

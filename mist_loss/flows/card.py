@@ -37,5 +37,6 @@ On held-out pushed problems:
 
 Intended use: rows of the same kind, in the same coordinates (where the width is smaller than the number of features:
 their principal coordinates). Sides as wide as their flow, or several such next to each other, are read twice, others
-by the parent, as it was (of an adapted parent, by what that one keeps). What the problems cannot show: dependence of a kind that none of them has.
+by the parent, as it was (of an adapted parent, by what that one keeps). What the problems cannot show: dependence of a
+kind that none of them has.
 """
