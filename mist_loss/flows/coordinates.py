@@ -49,13 +49,15 @@ class NormalCoordinates(nn.Module):
         return found
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
-        """(b, n, dx) and (b, n, dy) in normal coordinates; None where a side does not fit its flow.
+        """(b, n, dx) and (b, n, dy) in normal coordinates; None where a side does not fit its flow, or where there are no
+        more rows than features: whatever the coordinates, so few rows show hardly anything.
 
         A side fits if it is as wide as the rows that the flow generates, or, from two features on, a multiple of that:
         several embeddings side by side, each of which is mapped alone.
         """
         side_x, side_y = self.sides[0], self.sides[-1]
-        if not (side_x.fits(x) and side_y.fits(y)):  # type: ignore[operator]
+        few = x.shape[1] <= max(x.shape[2], y.shape[2])
+        if few or not (side_x.fits(x) and side_y.fits(y)):  # type: ignore[operator]
             return None
         with torch.autocast(x.device.type, enabled=False):
             return side_x(x), side_y(y)

@@ -102,8 +102,9 @@ class MIST(nn.Module):
     summaries; ``fit_normalization`` computes them once, before training.
 
     An adapted estimator has ``coordinates``: sides of its modality are read in those too, and the two readings become
-    one by ``mist_loss.model.quantiles.combine``. Sides of other widths are read by its ``parent``, the estimator before
-    any adaptation, which it keeps as it was, so nothing is forgotten. Without coordinates: one reading, its own.
+    one by ``mist_loss.model.quantiles.combine``. Sides of other widths, and sets of no more rows than features, are
+    read by its ``parent``, the estimator before any adaptation, which it keeps as it was, so nothing is forgotten.
+    Without coordinates: one reading, its own.
     """
 
     vector_mean: Tensor

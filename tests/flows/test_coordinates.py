@@ -61,6 +61,7 @@ def test_one_feature_is_no_part_of_many(narrow):
     one, two = torch.randn(2, 30, 1), torch.randn(2, 30, 2)
     assert coordinates(one, one) is not None
     assert coordinates(one, two) is None
+    assert coordinates(one[:, :1], one[:, :1]) is None  # no more rows than features
 
 
 def test_principal_coordinates_of_a_cut_embedding():
