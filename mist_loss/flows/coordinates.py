@@ -49,8 +49,9 @@ class NormalCoordinates(nn.Module):
         return found
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
-        """(b, n, dx) and (b, n, dy) in normal coordinates; None where a side does not fit its flow, or where there are no
-        more rows than features: whatever the coordinates, so few rows show hardly anything.
+        """(b, n, dx) and (b, n, dy) in normal coordinates; None where a side does not fit its flow.
+
+        None as well where there are no more rows than features: so few show hardly anything in any coordinates.
 
         A side fits if it is as wide as the rows that the flow generates, or, from two features on, a multiple of that:
         several embeddings side by side, each of which is mapped alone.
