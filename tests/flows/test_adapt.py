@@ -159,7 +159,7 @@ def test_refresh_changes_a_frozen_criterion_in_place(model, x, monkeypatch):
     codes = (x + 0.1 * torch.randn_like(x)).requires_grad_()
     other, narrow = torch.randn(1, 40, 5), torch.randn(1, 40, 1)
     plain = criterion.model(other, narrow)
-    reports = criterion.refresh(codes, x, seconds=10.0)
+    reports = criterion.refresh(codes, x, seconds=5.0)
     assert set(reports) == {"x", "y"}
     assert codes.grad is None
     assert not list(criterion.parameters())  # still frozen
@@ -169,7 +169,7 @@ def test_refresh_changes_a_frozen_criterion_in_place(model, x, monkeypatch):
     assert any(not torch.equal(after[key], before[key]) for key in before)
     assert criterion(codes, x).isfinite()
     assert torch.equal(criterion.model(other, narrow), plain)
-    criterion.refresh(codes, x, seconds=10.0, seed=1)
+    criterion.refresh(codes, x, seconds=3.0, seed=1)
     assert torch.equal(criterion.model(other, narrow), plain)
 
 
@@ -177,7 +177,7 @@ def test_refresh_moves_what_reads_projected_codes(model, x, monkeypatch):
     monkeypatch.setitem(module.MIXTURES, "broad", MIXTURES["paper"])
     criterion = MISTCriterion(model=model, components=1)
     before = criterion(x, x)
-    criterion.refresh(x, x, seconds=10.0)
+    criterion.refresh(x, x, seconds=5.0)
     assert criterion.model.coordinates is None
     assert criterion(x, x) != before
 
