@@ -101,10 +101,19 @@ def between(x: Tensor, y: Tensor) -> Canonical:
 
 
 def third_moments(x: Tensor, y: Tensor, chunk: int = 8) -> Tensor:
-    """(b, dx, dx), float64: the sum over k of M_k M_k' with M_k = E[y_k (x x' - 1)], of centred rows (b, n, d)."""
-    b, n, d = x.shape
+    """(b, dx, dx), float64: the sum over k of M_k M_k' with M_k = E[y_k (x x' - 1)], of centred rows (b, n, d).
+
+    Where rows are few for the dimensions, by way of the inner products of rows: the sum is X' (X X' * Y Y') X / n^2,
+    the inner star by entries.
+    """
+    b, n, dx = x.shape
+    dy = y.shape[2]
+    wide = torch.float32 if x.device.type == "mps" else torch.float64
     x = x / (x.square().mean(-1, keepdim=True).sqrt() / 2).clamp_min(1)  # far rows should not decide
-    total = x.new_zeros(b, d, d, dtype=torch.float32 if x.device.type == "mps" else torch.float64)
+    if n * (2 * dx + dy) < dx * dx * dy:
+        weights = (x @ x.mT).mul_(y @ y.mT)
+        return (x.mT @ (weights @ x) / n**2).to(wide)
+    total = x.new_zeros(b, dx, dx, dtype=wide)
     for part in y.split(chunk, dim=2):  # memory stays linear in the rows
         weighted = rearrange(x[:, :, None] * part[..., None], "b n k d -> b (k d) n")
         moments = rearrange(weighted @ x / n, "b (k i) j -> b k i j", k=part.shape[2])

@@ -1,5 +1,6 @@
 """What the summaries see, and what they do not depend on."""
 
+import pytest
 import torch
 
 from mist_loss.meta.families import modulated
@@ -31,6 +32,14 @@ def test_third_moments_turn_with_their_side_and_not_with_the_other():
     expected = turn_x.mT.double() @ third_moments(x, y) @ turn_x.double()
     torch.testing.assert_close(third_moments(x @ turn_x, y @ turn_y), expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(between(x @ turn_x, y @ turn_y).rho, between(x, y).rho, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("n", [10, 400])  # by way of inner products of rows, and of the moments
+def test_third_moments_as_they_are_defined(n):
+    x, y = torch.randn(3, n, 7), torch.randn(3, n, 5)
+    near = x / (x.square().mean(2, keepdim=True).sqrt() / 2).clamp_min(1)
+    moments = torch.einsum("bnk,bni,bnj->bkij", y.double(), near.double(), near.double()) / n
+    torch.testing.assert_close(third_moments(x, y), (moments @ moments.mT).sum(1), atol=1e-5, rtol=1e-4)
 
 
 def test_third_moments_do_not_depend_on_the_chunk():
