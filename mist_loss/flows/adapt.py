@@ -26,7 +26,7 @@ from mist_loss import provenance
 from mist_loss.flows.card import card
 from mist_loss.flows.coordinates import NormalCoordinates
 from mist_loss.flows.marginals import FlowReport, Marginal, fit_marginal
-from mist_loss.flows.pushed import Pushed
+from mist_loss.flows.pushed import Pushed, PushedProblem
 from mist_loss.meta.families import Problem
 from mist_loss.meta.mixtures import MIXTURES
 from mist_loss.model import quantiles
@@ -179,13 +179,13 @@ class Source:
             self.pushed = Pushed(x, y, rows, widest)
         self.mixture, self.replayed, self.seed = MIXTURES[mixture], replayed, seed
 
-    def draw(self, step: int, index: int) -> Problem:
+    def draw(self, step: int, index: int) -> Problem | PushedProblem:
         """One group of problems, from torch's global generator or the stream of the mixture."""
         if index < self.replayed:
             return group(self.mixture, self.seed, step, 0, index, self.device)
         return self.pushed.group()
 
-    def held_out(self, groups: int = HELD_OUT_GROUPS) -> list[Problem]:
+    def held_out(self, groups: int = HELD_OUT_GROUPS) -> list[PushedProblem]:
         """Pushed problems that no run trains on."""
         found = []
         for i in range(groups):
@@ -195,10 +195,10 @@ class Source:
 
 
 @torch.no_grad()
-def accuracy(model: MIST, problems: list[Problem]) -> Accuracy:
+def accuracy(model: MIST, problems: list[PushedProblem]) -> Accuracy:
     """Error and coverage over all sets of some groups of problems."""
     errors, inside = [], []
-    for x, y, mi in problems:
+    for x, y, mi, _ in problems:  # as a user would read them
         knots = model(x, y)
         errors.append((quantiles.mean(knots).clamp_min(0) - mi).abs())
         low, high = (quantiles.quantile(knots, (1 + sign * LEVEL) / 2) for sign in (-1, 1))

@@ -110,6 +110,15 @@ def _flip(b: int, cells: int, device: torch.device) -> Tensor:
     return (cells - 1) / cells * rate
 
 
+class PushedProblem(NamedTuple):
+    """A ``Problem`` whose rows came from normal ones: u (b, n, width) became x, and v became y."""
+
+    x: Tensor
+    y: Tensor
+    mi: Tensor
+    normal: tuple[Tensor, Tensor]
+
+
 NORMAL: dict[str, tuple[float, Callable[[int, int, int, int, torch.device], Problem]]] = {
     "gaussian": (4, gaussian),
     "student": (2, student),
@@ -178,12 +187,13 @@ class Pushed:
         self.x, self.y, self.rows = x, y, rows
         self.most_blocks = max(1, min(MOST_BLOCKS, widest // max(x.dims, y.dims)))
         self.device = x.center.device
-        pool = self._pool(x)
-        self.pools = (pool, pool if x is y else self._pool(y))
+        pool, normal = self._pool(x)
+        other = (pool, normal) if x is y else self._pool(y)
+        self.pools, self.normal_rows = (pool, other[0]), (normal, other[1])
 
-    def _pool(self, side: Marginal) -> Pool:
-        rows = self._push(side, torch.randn(POOL, side.width, device=self.device))
-        return cluster(rows, CLUSTERS)
+    def _pool(self, side: Marginal) -> tuple[Pool, Tensor]:
+        normal = torch.randn(POOL, side.width, device=self.device)
+        return cluster(self._push(side, normal), CLUSTERS), normal
 
     @staticmethod
     def _push(side: Marginal, normal: Tensor) -> Tensor:
@@ -203,7 +213,7 @@ class Pushed:
         prior = prior / prior.sum(1, keepdim=True) if torch.rand(()) < 0.5 else torch.full_like(prior, 1 / groups)
         return discrete.symmetric_channel(prior, _flip(b, groups, self.device))
 
-    def clustered(self, joint: Tensor, n: int) -> Problem:
+    def clustered(self, joint: Tensor, n: int) -> PushedProblem:
         """b sets of n mapped rows whose clusters are labels of joint probabilities (b, k, k).
 
         Classes are compact: a linear function of the rows tells two of them apart almost as well as it does two
@@ -212,23 +222,26 @@ class Pushed:
         """
         groups = joint.shape[1]
         cells = torch.multinomial(joint.flatten(1), n, replacement=True)
-        found: list[list[Tensor]] = [[], []]
+        picked: list[list[Tensor]] = [[], []]
         for i in range(len(joint)):
             chosen = self.pools[0].choose(groups)
-            for side, pool, labels in zip(found, self.pools, (cells[i] // groups, cells[i] % groups), strict=True):
+            for side, pool, labels in zip(picked, self.pools, (cells[i] // groups, cells[i] % groups), strict=True):
                 if pool is not self.pools[0]:  # one flow for both sides: a label names the same clusters on both
                     chosen = pool.choose(groups)
-                side.append(pool.rows[_pick(pool, chosen, labels)])
-        return Problem(torch.stack(found[0]), torch.stack(found[1]), discrete.label_mi(joint).clamp_min(0).float())
+                side.append(_pick(pool, chosen, labels))
+        ix, iy = (torch.stack(side) for side in picked)
+        normal = self.normal_rows[0][ix], self.normal_rows[1][iy]
+        mi = discrete.label_mi(joint).clamp_min(0).float()
+        return PushedProblem(self.pools[0].rows[ix], self.pools[1].rows[iy], mi, normal)
 
-    def block(self, b: int, n: int) -> Problem:
+    def block(self, b: int, n: int) -> PushedProblem:
         """b sets of n rows of one kind of dependence, mapped."""
         if torch.rand(()) < CLUSTERED:
             return self.clustered(self.channel(b), n)
         u, v, mi = self.normal(b, n)
-        return Problem(self._push(self.x, u), self._push(self.y, v), mi)
+        return PushedProblem(self._push(self.x, u), self._push(self.y, v), mi, (u, v))
 
-    def batch(self, b: int, n: int, blocks: int = 1) -> Problem:
+    def batch(self, b: int, n: int, blocks: int = 1) -> PushedProblem:
         """b sets of n rows; each holds ``blocks`` independent problems side by side, whose nats add up.
 
         Three times in four they are labels that went through the same channel: several sources of one kind.
@@ -238,17 +251,19 @@ class Pushed:
             parts = [self.clustered(joint, n) for _ in range(blocks)]
         else:
             parts = [self.block(b, n) for _ in range(blocks)]
-        x, y, mi = zip(*parts, strict=True)
-        return Problem(torch.cat(x, dim=2), torch.cat(y, dim=2), torch.stack(mi).sum(0))
+        sides = zip(*((part.x, part.y, *part.normal) for part in parts), strict=True)
+        x, y, u, v = (torch.cat(side, dim=2) for side in sides)
+        return PushedProblem(x, y, torch.stack([part.mi for part in parts]).sum(0), (u, v))
 
-    def group(self) -> Problem:
+    def group(self) -> PushedProblem:
         """Sets of one random shape, from torch's global generator; about as many rows as in a group of pretraining."""
         low, high = (math.log(r) for r in self.rows)
         n = round(math.exp(low + (high - low) * float(torch.rand(()))))
         blocks = 1 if torch.rand(()) < 0.5 else int(torch.randint(1, self.most_blocks + 1, ()))
         sets = max(4, min(LARGEST, ROW_BUDGET // n))
         halves = [self.batch(sets // 2, n, blocks) for _ in range(2)]  # two kinds of dependence
-        return Problem(*(torch.cat(t) for t in zip(*halves, strict=True)))
+        x, y, mi, u, v = (torch.cat(t) for t in zip(*((*half[:3], *half.normal) for half in halves), strict=True))
+        return PushedProblem(x, y, mi, (u, v))
 
 
 def _pick(pool: Pool, chosen: Tensor, labels: Tensor) -> Tensor:

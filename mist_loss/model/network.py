@@ -102,9 +102,9 @@ class MIST(nn.Module):
     summaries; ``fit_normalization`` computes them once, before training.
 
     An adapted estimator has ``coordinates``: sides of its modality are read in those too, and the two readings become
-    one by ``mist_loss.model.quantiles.combine``. Sides of other widths, and sets of no more rows than features, are
-    read by its ``parent``, the estimator before any adaptation, which it keeps as it was, so nothing is forgotten.
-    Without coordinates: one reading, its own.
+    one by ``mist_loss.model.quantiles.combine``. Sides of other widths, sets of no more rows than features, and sets
+    that do not look like the modality are read by its ``parent``, the estimator before any adaptation, which it keeps
+    as it was, so that little is forgotten. Without coordinates: one reading, its own.
     """
 
     vector_mean: Tensor
@@ -203,17 +203,24 @@ class MIST(nn.Module):
         # no quantile could reach the zero of independent samples and no interval would contain it
         return F.softplus(torch.cat([centre - down, centre, centre + up], dim=1), beta=4) - BELOW_ZERO
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Quantiles (b, KNOTS) of I(x; y) for x (b, n, dx) and y (b, n, dy)."""
+    def forward(self, x: Tensor, y: Tensor, normal: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Quantiles (b, KNOTS) of I(x; y) for x (b, n, dx) and y (b, n, dy).
+
+        ``normal``: the same rows in the coordinates, where they are known already, as those of pushed problems are.
+        """
         if self.coordinates is None:
             return self._read_rows(x, y)
-        other = self.coordinates(x, y)
-        if other is None:
+        if not self.coordinates.maps(x, y):
             return self._read_rows(x, y) if self.parent is None else self.parent(x, y)
-        return quantiles.combine(self._read_rows(x, y), self._read_rows(*other))
+        u, v = normal or self.coordinates(x, y)
+        both = quantiles.combine(self._read_rows(x, y), self._read_rows(u, v))
+        if self.parent is None:
+            return both
+        alike = self.coordinates.alike(u, v)
+        return both if alike.all() else torch.where(alike[:, None], both, self.parent(x, y))
 
     def keep(self, parent: "MIST") -> None:
-        """Have sides of other widths than the coordinates' read by a copy of an estimator of the same sizes.
+        """Have what is not of the coordinates' modality read by a copy of an estimator of the same sizes.
 
         Of its plain reading; or by what it keeps itself, if it is adapted.
         """

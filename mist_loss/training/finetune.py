@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch.optim.swa_utils import AveragedModel
@@ -17,6 +18,9 @@ from mist_loss.training import state
 from mist_loss.training.losses import departure, relative_loss
 from mist_loss.training.optimisation import OptimisationConfig, exponential_average, learning_rate
 from mist_loss.training.stream import draw_seed, seeded
+
+if TYPE_CHECKING:
+    from mist_loss.flows.pushed import PushedProblem
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class FinetuneConfig(OptimisationConfig):
 
 def finetune(
     model: MIST,
-    draw: Callable[[int, int], Problem],
+    draw: Callable[[int, int], "Problem | PushedProblem"],
     config: FinetuneConfig,
     state_path: Path | None = None,
     header: dict | None = None,
@@ -91,9 +95,9 @@ def finetune(
             total = 0.0
             for index in range(config.groups):
                 with seeded(draw_seed(config.seed, step, 0, index), device), torch.no_grad():
-                    x, y, mi = draw(step, index)
+                    x, y, mi, *normal = draw(step, index)
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                    knots = model(x, y)
+                    knots = model(x, y, *normal)
                 loss = relative_loss(knots.float(), mi).mean()
                 if index < kept:
                     loss = loss + departure(knots.float(), parent(x, y)).mean()

@@ -59,9 +59,9 @@ def test_embeddings_side_by_side_are_mapped_one_by_one(flow):
 def test_one_feature_is_no_part_of_many(narrow):
     coordinates = NormalCoordinates(narrow, narrow)
     one, two = torch.randn(2, 30, 1), torch.randn(2, 30, 2)
-    assert coordinates(one, one) is not None
-    assert coordinates(one, two) is None
-    assert coordinates(one[:, :1], one[:, :1]) is None  # no more rows than features
+    assert coordinates.maps(one, one)
+    assert not coordinates.maps(one, two)
+    assert not coordinates.maps(one[:, :1], one[:, :1])  # no more rows than features
 
 
 def test_principal_coordinates_of_a_cut_embedding():
@@ -84,6 +84,21 @@ def test_both_readings_count(model, flow):
     assert not torch.allclose(combined, model(x, y))
     other = torch.randn(12, 40, 3)
     torch.testing.assert_close(adapted(x, other), model(x, other))  # three features are not of this modality
+
+
+def test_sets_unlike_the_modality_are_left_to_the_parent(model, flow):
+    """A mixed batch: rows of the flow in every other set, in the others such rows scaled, or in another direction."""
+    adapted = MIST(model.config).eval()
+    adapted.coordinates = NormalCoordinates(flow, flow)
+    u = torch.randn(6, 60, 2)
+    x, y = (flow.generate(t).float() for t in (u, u + torch.randn(6, 60, 2)))
+    x[1], y[3], x[5] = 40 * x[1], y[3] - 30, x[5] @ torch.tensor([[0.0, 1.0], [0.05, 0.0]])
+    alike = adapted.coordinates.alike(*adapted.coordinates(x, y))
+    assert alike.tolist() == [True, False] * 3
+    both = adapted(x, y)  # without a parent there is nobody else to ask
+    adapted.keep(model)
+    torch.testing.assert_close(adapted(x, y), torch.where(alike[:, None], both, model(x, y)))
+    torch.testing.assert_close(adapted(x[1::2], y[1::2]), model(x[1::2], y[1::2]))
 
 
 def test_what_bending_hides_is_read(flow):

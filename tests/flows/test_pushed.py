@@ -9,10 +9,10 @@ from scipy.special import digamma
 
 pytest.importorskip("normflows")
 from mist_loss.flows import pushed
+from mist_loss.flows.coordinates import NormalCoordinates
 from mist_loss.flows.marginals import Marginal, fit_marginal
-from mist_loss.flows.pushed import Pushed
+from mist_loss.flows.pushed import Pushed, PushedProblem
 from mist_loss.meta import discrete, families
-from mist_loss.meta.families import Problem
 from mist_loss.meta.structures import gaussian_mi
 
 CPU = torch.device("cpu")
@@ -120,7 +120,7 @@ def test_nats_before_and_after_fitted_flows_by_an_independent_estimator(bananas)
 def test_clusters_share_what_the_channel_lets_through(bananas, same):
     source = Pushed(bananas[0], bananas[0] if same else bananas[1])
     for _ in range(3):
-        x, y, mi = source.clustered(source.channel(1), 40_000)
+        x, y, mi, _ = source.clustered(source.channel(1), 40_000)
         labels = []
         for side, pool in zip((x, y), source.pools, strict=True):
             nearest = cKDTree(pool.rows.numpy()).query(side[0].numpy())[1]
@@ -155,7 +155,7 @@ def test_blocks_of_one_kind_go_through_one_channel(bananas, monkeypatch):
     torch.manual_seed(0)
     joint = source.channel(3)
     monkeypatch.setattr(source, "channel", lambda b: joint)
-    x, y, mi = source.batch(3, 100, blocks=3)
+    x, y, mi, _ = source.batch(3, 100, blocks=3)
     assert x.shape == y.shape == (3, 100, 6)
     torch.testing.assert_close(mi, 3 * discrete.label_mi(joint).float())
 
@@ -165,11 +165,13 @@ def test_groups_have_one_shape_and_blocks_add_up(bananas):
     assert source.most_blocks == 3
     shapes = set()
     for _ in range(12):
-        x, y, mi = source.group()
+        x, y, mi, normal = source.group()
         assert x.shape[:2] == y.shape[:2] == (len(mi), x.shape[1])
         assert 64 <= x.shape[1] <= 128
         assert x.isfinite().all()
         assert y.isfinite().all()
+        for given, mapped in zip(normal, NormalCoordinates(*bananas)(x, y), strict=True):
+            torch.testing.assert_close(given, mapped, atol=5e-3, rtol=5e-3)
         shapes.add(x.shape[2])
     assert shapes == {2, 4, 6}
 
@@ -177,8 +179,13 @@ def test_groups_have_one_shape_and_blocks_add_up(bananas):
 def test_nats_of_blocks_add_up(bananas, monkeypatch):
     monkeypatch.setattr(pushed, "ALIKE", 0.0)
     source = Pushed(*bananas)
-    monkeypatch.setattr(source, "block", lambda b, n: Problem(torch.ones(b, n, 2), torch.ones(b, n, 2), torch.ones(b)))
-    x, y, mi = source.batch(4, 10, blocks=3)
+
+    def block(b, n):
+        rows = torch.ones(b, n, 2)
+        return PushedProblem(rows, rows, torch.ones(b), (rows, rows))
+
+    monkeypatch.setattr(source, "block", block)
+    x, y, mi, _ = source.batch(4, 10, blocks=3)
     assert (x.shape, y.shape, mi.tolist()) == ((4, 10, 6), (4, 10, 6), [3.0] * 4)
 
 
