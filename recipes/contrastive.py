@@ -57,6 +57,7 @@ PROBE_IMAGES = 5000  # of a large set: enough to compare encoders, and quick
 TEMPERATURE = 0.2  # of NT-Xent
 HEAD = 64  # dimensions of the head that NT-Xent, VICReg and Barlow Twins see
 GROUP = 4  # features in a set that MIST reads
+TURNS = 4  # rotations a step: one alone is a noisy choice of directions
 OBJECTIVES = ("mist", "infomax", "ntxent", "vicreg", "barlow", "mist+ntxent")
 COLUMNS = {
     "linear probe": "linear",
@@ -122,24 +123,26 @@ def build_head(inputs: int, outputs: int) -> nn.Sequential:
     )
 
 
-def turned_groups(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sides whitened, turned by one random rotation, and cut into groups of GROUP features, which are sets.
+def turned_groups(x: Tensor, y: Tensor, alike: bool) -> tuple[Tensor, Tensor]:
+    """Both sides whitened, turned by a few random rotations, and cut into groups of GROUP features, which are sets.
 
     Mutual information grows fastest along the pair of directions that share most already, and a few hundred rows say
     little of weak ones among many. A group's directions are mixtures of all: each of them has to be shared.
 
     Args:
         x, y: (n, d).
+        alike: whether both are of one kind, as two views are: twice the rows then whiten both.
 
     Returns:
-        (d // GROUP, n, GROUP) each, or (1, n, d) if d is less; what is left over changes with the rotation.
+        (TURNS d // GROUP, n, GROUP) each, or (TURNS, n, d) if d is less; what is left over changes with the rotation.
     """
-    white = whiten(torch.stack([x, y]).float())
-    d = white.shape[-1]
+    n, d = x.shape
+    sides = torch.stack([x, y]).float()
+    white = (whiten(sides.reshape(1, 2 * n, d)).reshape(2, n, d) if alike else whiten(sides)).float()
+    rotations = torch.linalg.qr(torch.randn(TURNS, 1, d, d, device=x.device))[0]
     width = min(GROUP, d)
-    rotation = torch.linalg.qr(torch.randn(d, d, device=x.device, dtype=white.dtype))[0]
-    turned = (white @ rotation)[..., : d // width * width]
-    first, second = rearrange(turned.float(), "side n (groups w) -> side groups n w", w=width)
+    cut = (white @ rotations)[..., : d // width * width]
+    first, second = rearrange(cut, "turns side n (groups w) -> side (turns groups) n w", w=width)
     return first, second
 
 
@@ -153,13 +156,13 @@ def somewhere(maps: Tensor) -> Tensor:
 class TurnedCriterion(nn.Module):
     """MISTCriterion of `turned_groups`."""
 
-    def __init__(self) -> None:
+    def __init__(self, alike: bool) -> None:
         super().__init__()
-        self.criterion = MISTCriterion()
+        self.criterion, self.alike = MISTCriterion(), alike
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of features (n, d), in nats."""
-        return self.criterion(*turned_groups(x, y))
+        return self.criterion(*turned_groups(x, y, self.alike))
 
 
 class Objective(nn.Module):
@@ -178,7 +181,7 @@ class Objective(nn.Module):
         self.name, self.share = name, share
         self.criterion: nn.Module | None = None
         if name in ("mist", "infomax", "mist+ntxent"):
-            self.criterion = TurnedCriterion()
+            self.criterion = TurnedCriterion(alike=name != "infomax")
             if queue and name != "infomax":  # which pairs features with two other things in turn
                 self.criterion = QueuedCriterion(self.criterion, queue, features, features)
         self.contrast = {"vicreg": VICRegLoss(), "barlow": BarlowTwinsLoss()}.get(name, NTXentLoss(TEMPERATURE))

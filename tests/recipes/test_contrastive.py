@@ -75,17 +75,29 @@ def test_a_queue_lends_rows_to_a_small_batch():
     torch.testing.assert_close(loss, expected, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("alike", [True, False])
 @pytest.mark.parametrize(("features", "groups", "width"), [(16, 4, 4), (10, 2, 4), (3, 1, 3)])
-def test_groups_are_of_one_rotation_of_whitened_features(features, groups, width):
+def test_groups_are_of_rotations_of_whitened_features(features, groups, width, alike):
     torch.manual_seed(0)
     x = torch.randn(500, features) @ torch.randn(features, features)
-    one, two = contrastive.turned_groups(x, x)
-    assert one.shape == (groups, 500, width)
+    one, two = contrastive.turned_groups(x, x, alike)
+    assert one.shape == (contrastive.TURNS * groups, 500, width)
     torch.testing.assert_close(one, two)
-    flat = one.transpose(0, 1).flatten(1)
-    torch.testing.assert_close(flat.T @ flat / 500, torch.eye(groups * width), atol=1e-3, rtol=0)
-    again, _ = contrastive.turned_groups(x, x)
-    assert (one - again).abs().max() > 0.5  # another rotation
+    turns = one.unflatten(0, (contrastive.TURNS, groups)).transpose(1, 2).flatten(2)
+    identity = torch.eye(groups * width).expand(contrastive.TURNS, -1, -1)
+    torch.testing.assert_close(turns.mT @ turns / 500, identity, atol=5e-3, rtol=0)
+    assert (turns[0] - turns[1]).abs().max() > 0.5  # another rotation
+    again, _ = contrastive.turned_groups(x, x, alike)
+    assert (one - again).abs().max() > 0.5
+
+
+def test_views_are_whitened_together_and_other_sides_apart():
+    torch.manual_seed(0)
+    x, y = torch.randn(2000, 4), 3 * torch.randn(2000, 4)
+    one, two = contrastive.turned_groups(x, y, alike=True)
+    assert two.var() / one.var() == pytest.approx(9, rel=0.1)
+    one, two = contrastive.turned_groups(x, y, alike=False)
+    assert two.var() / one.var() == pytest.approx(1, rel=0.1)
 
 
 def test_a_local_feature_is_one_of_its_image():
