@@ -152,12 +152,12 @@ def _library(module: str, what: str) -> Any:
 
 PENALTIES = ("none", "mist", "mist-label", "club", "mine", "hsic", "adversary")
 TRIED = {  # weights to choose from, see --tune
-    "mist": (0.1, 0.3, 1.0),
-    "mist-label": (0.03, 0.1, 0.3, 1.0),
-    "club": (0.1, 0.3, 1.0, 3.0),
-    "mine": (0.3, 1.0, 3.0),
-    "hsic": (3.0, 10.0, 30.0),
-    "adversary": (0.1, 0.3, 1.0),
+    "mist": (0.1, 0.2, 0.3, 1.0),
+    "mist-label": (0.03, 0.1, 0.2, 0.3, 1.0),
+    "club": (0.3, 1.0, 2.0, 3.0),
+    "mine": (0.3, 1.0, 2.0, 3.0),
+    "hsic": (3.0, 5.0, 10.0, 30.0),
+    "adversary": (0.1, 0.3, 0.5, 1.0),
 }
 
 

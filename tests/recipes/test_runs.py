@@ -94,21 +94,27 @@ def test_a_comparison_prints_its_table_and_its_command(tmp_path, capsys, monkeyp
 
 
 def test_weights_are_chosen_by_leakage_among_those_that_cost_little():
-    plain = {"leak": 50.0, "task": 96.0}
+    plain = [{"leak": 50.0, "task": 95.0}, {"leak": 50.0, "task": 97.0}]
     costs = {0.1: (40.0, 96.5), 0.3: (20.0, 95.2), 1.0: (10.0, 94.9), 3.0: (1.0, 80.0)}
-    results = [{"config": {"weight": w}, "leak": leak, "task": task} for w, (leak, task) in costs.items()]
+    results = [
+        {"config": {"weight": w}, "leak": leak + seed, "task": task + seed}
+        for seed in (-5, 5)
+        for w, (leak, task) in costs.items()
+    ]
     assert penalised.choose(results, plain, ("leak",), ("task",)) == 0.3
-    assert penalised.choose(results[2:], plain, ("leak",), ("task",)) == 1.0
+    expensive = [result for result in results if result["config"]["weight"] >= 1]
+    assert penalised.choose(expensive, plain, ("leak",), ("task",)) == 1.0
 
 
-def test_tuning_tries_every_weight_on_one_seed(tmp_path, capsys, monkeypatch):
+def test_tuning_tries_every_weight_on_its_seeds(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(invariance, "WEIGHTS", {"none": 0.0, "adversary": 7.0})
     monkeypatch.setattr(penalised, "TRIED", {"adversary": (0.5, 2.0)})
+    monkeypatch.setattr(penalised, "TUNING_SEEDS", (0, 1))
     invariance.main([*SMALL, "--tune", "--seeds", "9", "--output", str(tmp_path)])
     printed = capsys.readouterr().out
     assert [line.split(" ")[1] for line in printed.splitlines() if line.startswith("| ")][2:] == ["0.0", "0.5", "2.0"]
     assert "chosen: " in printed
-    assert {path.name for path in (tmp_path / "adversary").iterdir()} == {"0.5-0", "2.0-0"}
+    assert {path.name for path in (tmp_path / "adversary").iterdir()} == {"0.5-0", "2.0-0", "0.5-1", "2.0-1"}
 
 
 def test_the_channel_s_information_is_right_where_it_is_known():
