@@ -147,7 +147,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sets", type=int, default=2, help="judged for each number of sources and flip rate")
     parser.add_argument("--steps", type=int, default=FinetuneConfig().steps)
     parser.add_argument("--groups", type=int, default=FinetuneConfig().groups)
-    parser.add_argument("--replay", type=float, default=0.5)
+    parser.add_argument("--replay", type=float, default=0.25)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/new_modality"), help="an interrupted run goes on")
     parser.add_argument("--smoke", action="store_true", help="two steps, to see that everything works")

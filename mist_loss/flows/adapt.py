@@ -2,8 +2,8 @@
 
 MIST (arXiv 2511.18945) suggests it: mutual information does not change under invertible maps, so a normalizing flow
 carries the training problems into any modality. Part of every step replays the original mixture and holds the copy to
-what its parent says there, so that little is forgotten; sides of other widths are left to the parent, which the copy
-keeps. The weights hold the flows too, through which the copy reads once more, see ``mist_loss.flows.coordinates``; no
+what its parent says there, which steadies it; what does not look like the modality is left to the parent, which the
+copy keeps. The weights hold the flows too, through which the copy reads once more, see ``mist_loss.flows.coordinates``; no
 row is in them, but the flows draw rows that look alike.
 """
 
@@ -71,7 +71,7 @@ def adapt(
     width: int | None = None,
     rows: tuple[int, int] = (64, 1024),
     mixture: str = "broad",
-    replay: float = 0.5,
+    replay: float = 0.25,
     config: FinetuneConfig | None = None,
     checkpoint_minutes: float = 1.0,
     progress: bool = False,
@@ -335,7 +335,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rows", type=int, nargs=2, default=(64, 1024), metavar=("LOW", "HIGH"), help="of the problems"
     )
     parser.add_argument("--mixture", default="broad", help="what the parent was trained on (default broad)")
-    parser.add_argument("--replay", type=float, default=0.5, help="share of it in every step (default 0.5)")
+    parser.add_argument("--replay", type=float, default=0.25, help="share of it in every step (default 0.25)")
     for name in ("steps", "groups", "lr", "seed"):
         value = getattr(defaults, name)
         parser.add_argument(f"--{name}", type=type(value), default=value, help=f"default {value}")

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 class FinetuneConfig(OptimisationConfig):
     """What determines the weights, besides the problems."""
 
-    steps: int = 100
+    steps: int = 150
     lr: float = 2e-4
     warmup: int = 10
-    average: float = 0.95
+    average: float = 0.97
 
 
 def finetune(
