@@ -3,8 +3,8 @@
 MIST (arXiv 2511.18945) suggests it: mutual information does not change under invertible maps, so a normalizing flow
 carries the training problems into any modality. Part of every step replays the original mixture and holds the copy to
 what its parent says there, which steadies it; what does not look like the modality is left to the parent, which the
-copy keeps. The weights hold the flows too, through which the copy reads once more, see ``mist_loss.flows.coordinates``; no
-row is in them, but the flows draw rows that look alike.
+copy keeps. The weights hold the flows too, through which the copy reads once more, see ``mist_loss.flows.coordinates``;
+no row is in them, but the flows draw rows that look alike.
 """
 
 import argparse

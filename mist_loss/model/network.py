@@ -234,6 +234,12 @@ class MIST(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         """Have the coordinates and the parent that the state has, or none, before it is loaded into them."""
+        start = f"{prefix}parent."
+        kept = [key[len(start) :] for key in state_dict if key.startswith(start)]
+        if any(key.startswith(ADDED) for key in kept):
+            raise ValueError("expected a parent that reads plainly, got one that is adapted itself")
+        if kept and (missing := sorted(self.plain_state().keys() - kept)):
+            raise ValueError(f"expected a whole parent, got one without {missing[0]} ({len(missing)} tensors in all)")
         start = f"{prefix}coordinates."
         state = {key[len(start) :]: tensor for key, tensor in state_dict.items() if key.startswith(start)}
         if state:
@@ -242,10 +248,6 @@ class MIST(nn.Module):
             self.coordinates = NormalCoordinates.like(state).to(self.vector_mean)
         else:
             self.coordinates = None
-        start = f"{prefix}parent."
-        kept = [key[len(start) :] for key in state_dict if key.startswith(start)]
-        if any(key.startswith(ADDED) for key in kept):
-            raise ValueError("expected a parent that reads plainly, got one that is adapted itself")
         self.parent = frozen_twin(self) if kept else None
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

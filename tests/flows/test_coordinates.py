@@ -221,6 +221,10 @@ def test_a_parent_is_whole_and_not_adapted_itself(saved, model):
         rewrite(path, **wrong)
         with pytest.raises(ValueError, match=r"good\.safetensors does not fit this version"):
             MIST.from_pretrained(path)
+    del tensors[name]
+    with pytest.raises(ValueError, match=r"a whole parent, got one without skip\.bias"):
+        adapted.load_state_dict(tensors, strict=False)
+    assert adapted(wide, wide).equal(model(wide, wide))  # as it was
 
 
 def test_numbers_that_are_not_finite_are_refused(saved):
