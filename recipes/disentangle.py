@@ -31,7 +31,7 @@ from mist_loss import estimate_mi
 WEIGHTS = {
     "none": 0.0,
     "mist": 0.3,
-    "mist-label": 0.1,
+    "mist-label": 0.3,
     "club": 1.0,
     "mine": 1.0,
     "hsic": 10.0,
