@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class FinetuneConfig(OptimisationConfig):
     """What determines the weights, besides the problems."""
 
-    steps: int = 150
+    steps: int = 130
     lr: float = 2e-4
     warmup: int = 10
     average: float = 0.97
