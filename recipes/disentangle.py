@@ -5,7 +5,7 @@
     python recipes/disentangle.py --data path/to/emoji             # see factors.py
     python recipes/disentangle.py --penalty club                   # or another of penalties.py
     python recipes/disentangle.py --compare --seeds 3 4 5          # all of them, as a table
-    python recipes/disentangle.py --tune                           # several weights of each, on seed 0
+    python recipes/disentangle.py --tune                           # several weights of each, on seeds 0 to 2
 
 Content is trained to say the class and style the colour, both together to rebuild the image. Nothing so far keeps
 the colour out of the content, nor the class out of the style: that is the penalty's task. Fresh probes, trained

@@ -4,7 +4,7 @@
     python recipes/invariance.py --data fashion-mnist --images 10000 --epochs 15
     python recipes/invariance.py --penalty adversary              # or another of penalties.py
     python recipes/invariance.py --compare --seeds 3 4 5          # all of them, as a table
-    python recipes/invariance.py --tune                           # several weights of each, on seed 0
+    python recipes/invariance.py --tune                           # several weights of each, on seeds 0 to 2
 
 The attribute enters the estimate as one-hot rows. A decoder gets features and attribute and rebuilds the image, so
 that the features need not keep what the attribute says already; the penalty is what makes them drop it. A fresh probe,

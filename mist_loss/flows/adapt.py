@@ -124,7 +124,7 @@ def adapt(
         output.mkdir(parents=True, exist_ok=True)
     marginals, reports = _flows(sides, width, config.seed, output, fingerprint)
     flows = (marginals["x"], marginals.get("y", marginals["x"]))
-    source = Source(*flows, rows, adapted.config.dims[1], mixture, round(replay * config.groups), config.seed)
+    source = Source(*flows, rows, adapted.config.dims[1], mixture, replayed_groups(replay, config.groups), config.seed)
     held_out = source.held_out()
     before = accuracy(parent, held_out)
     adapted.coordinates = NormalCoordinates(*flows)
@@ -206,6 +206,11 @@ def accuracy(model: MIST, problems: list[PushedProblem]) -> Accuracy:
     return Accuracy(torch.cat(errors).mean().item(), torch.cat(inside).float().mean().item())
 
 
+def replayed_groups(share: float, groups: int) -> int:
+    """How many groups of a step replay the mixture: at least one where a share is asked for, and there are two."""
+    return max(min(1, groups - 1), round(share * groups)) if share else 0
+
+
 def unfrozen_copy(model: MIST) -> MIST:
     """A trainable copy, also of the frozen model of a criterion, whose weights are buffers of the same names.
 
@@ -233,8 +238,8 @@ def refresh(
     A third of the time fits the flows, the rest fine-tunes. Where a flow does not fit, the model is left as it is.
 
     Args:
-        model: whose weights are replaced, frozen or not; it reads through the flows from then on, where they keep
-            every direction.
+        model: whose weights are replaced, frozen or not; it reads codes like these through the flows from then on,
+            where they keep every direction.
         x: (n, dx) codes, at least 100; detached here.
         y: (n, dy).
         seconds: about how long it may take.

@@ -213,11 +213,19 @@ class MIST(nn.Module):
         if not self.coordinates.maps(x, y):
             return self._read_rows(x, y) if self.parent is None else self.parent(x, y)
         u, v = normal or self.coordinates(x, y)
-        both = quantiles.combine(self._read_rows(x, y), self._read_rows(u, v))
         if self.parent is None:
-            return both
+            return self._read_twice(x, y, u, v)
         alike = self.coordinates.alike(u, v)
-        return both if alike.all() else torch.where(alike[:, None], both, self.parent(x, y))
+        # looking at values would stall another device, and break a compiled graph: there everything is read
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            if alike.all():
+                return self._read_twice(x, y, u, v)
+            if not alike.any():
+                return self.parent(x, y)
+        return torch.where(alike[:, None], self._read_twice(x, y, u, v), self.parent(x, y))
+
+    def _read_twice(self, x: Tensor, y: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        return quantiles.combine(self._read_rows(x, y), self._read_rows(u, v))
 
     def keep(self, parent: "MIST") -> None:
         """Have what is not of the coordinates' modality read by a copy of an estimator of the same sizes.

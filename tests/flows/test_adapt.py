@@ -120,6 +120,37 @@ def test_replayed_problems_are_those_of_the_mixture(x):
     assert source.draw(2, 1).x.shape[1] <= 24
 
 
+@pytest.mark.parametrize(
+    ("share", "groups", "expected"), [(0.25, 4, 1), (0.25, 2, 1), (0.5, 2, 1), (0.25, 1, 0), (0.0, 4, 0), (1.0, 3, 3)]
+)
+def test_a_share_that_is_asked_for_is_replayed(share, groups, expected):
+    assert module.replayed_groups(share, groups) == expected
+
+
+def test_replay_runs(model, x, monkeypatch):
+    kept = []
+
+    def finetune(*args, **kwargs):
+        kept.append(kwargs["kept"])
+        return original(*args, **kwargs)
+
+    original = module.finetune
+    monkeypatch.setattr(module, "finetune", finetune)
+    adapt(model, x, config=CONFIG, **FAST | {"replay": 0.5})
+    assert kept == [1]
+
+
+def test_fine_tuning_inverts_no_flow(model, x, monkeypatch):
+    def finetune(*args, **kwargs):
+        with monkeypatch.context() as patch:
+            patch.setattr(module.NormalCoordinates, "forward", None)
+            return original(*args, **kwargs)
+
+    original = module.finetune
+    monkeypatch.setattr(module, "finetune", finetune)
+    assert adapt(model, x, config=CONFIG, **FAST).after.error >= 0
+
+
 def test_held_out_problems_do_not_depend_on_the_random_numbers_of_the_caller(x):
     marginal, _ = fit_marginal(x, epochs=1)
     found = []

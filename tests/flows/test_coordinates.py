@@ -82,6 +82,8 @@ def test_both_readings_count(model, flow):
     combined = quantiles.combine(model(x, y), model(*coordinates(x, y)))
     torch.testing.assert_close(adapted(x, y), combined)
     assert not torch.allclose(combined, model(x, y))
+    known = (torch.randn(12, 40, 2), y)  # not what the flow gives, so that it shows whose coordinates are read
+    torch.testing.assert_close(adapted(x, y, known), quantiles.combine(model(x, y), model(*known)))
     other = torch.randn(12, 40, 3)
     torch.testing.assert_close(adapted(x, other), model(x, other))  # three features are not of this modality
 
@@ -99,6 +101,28 @@ def test_sets_unlike_the_modality_are_left_to_the_parent(model, flow):
     adapted.keep(model)
     torch.testing.assert_close(adapted(x, y), torch.where(alike[:, None], both, model(x, y)))
     torch.testing.assert_close(adapted(x[1::2], y[1::2]), model(x[1::2], y[1::2]))
+
+
+def test_compiled_code_does_not_look_whether_sets_are_alike(model, flow):
+    adapted = MIST(model.config).eval()
+    adapted.coordinates = NormalCoordinates(flow, flow)
+    adapted.keep(model)
+    u = torch.randn(4, 40, 2)
+    x = flow.generate(u).float()
+    x[1] *= 40
+    with torch.no_grad():
+        assert adapted.coordinates.alike(*adapted.coordinates(x, x)).tolist() == [True, False, True, True]
+        compiled = torch.compile(lambda x: adapted(x, x), backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x), adapted(x, x))
+
+
+def test_narrow_sides_may_be_clusters(flow):
+    square = torch.tensor([0.1, 10.0, 0.05, 20.0]).sqrt()[:, None, None]
+    rows = square * torch.ones(4, 30, 8)
+    for side in (flow, crooked(8, 3)):
+        width = side.width
+        alike = NormalCoordinates(side, side).alike(rows[..., :width], rows[..., :width])
+        assert alike.tolist() == [width < 8, width < 8, False, False]
 
 
 def test_what_bending_hides_is_read(flow):
