@@ -89,7 +89,7 @@ def adapt(
         width: principal directions of the flows, see ``fit_marginal``.
         rows: inclusive range of the rows of the problems.
         mixture: what the parent was trained on, and is replayed.
-        replay: share of the groups of a step that replay it, 0 to 1.
+        replay: share of the groups of a step that replay it, 0 to 1, see ``replayed_groups``.
         config: of the fine-tuning.
         checkpoint_minutes: between two saves of the state.
         progress: show bars.

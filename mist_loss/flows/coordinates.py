@@ -14,7 +14,7 @@ from mist_loss.flows.marginals import WIDEST, Marginal, coupling_layers
 from mist_loss.model.frozen import freeze
 
 UNLIKE = 4.0  # mean square of a normal direction, or its inverse, from which on rows are not of the modality
-NARROW = 8  # directions; of fewer, clusters alone move a mean square as far, and twice as many powers are allowed
+NARROW = 8  # directions; of fewer, clusters alone move a mean square as far: the square of UNLIKE is allowed
 FARTHEST = 1e4  # standard deviations; so far out single precision would not follow the networks of a flow
 MOST = {"width": WIDEST, "layers": 16, "hidden": 256, "bins": 32}  # that a file may ask memory for
 
