@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from mist_loss.collapse import way_out
 from mist_loss.distributed import gather_rows
 from mist_loss.estimate import PROJECTIONS, interval, predict, projection_note
-from mist_loss.facing import facing
 from mist_loss.model import quantiles
 from mist_loss.model.frozen import freeze_own
 from mist_loss.model.network import MIST
 from mist_loss.model.projection import LearnedProjection
 from mist_loss.model.tracing import constant_result
 from mist_loss.parting import parting
+from mist_loss.pulling import pulling
 from mist_loss.validation import check_choice, check_level, finite_sets, paired_sets, require_finite
 
 SIGNS = {"maximize": -1.0, "minimize": 1.0}
 TINY = 1e-32  # counts as zero
 LEVEL = 0.9  # of the interval in ``criterion.last``
-PULL = 0.2  # weaker ones leave some saddles too late: docs/objective.md
+PULL = 2.0  # how it was chosen: docs/objective.md
 PUSH = 6.0  # how it was chosen: docs/objective.md
 
 
@@ -71,10 +71,9 @@ class MISTCriterion(nn.Module):
     every forward pass: keep the criterion outside of it, or give it ``broadcast_buffers=False``.
 
     Gradients of the estimate reach the input through correlations only and hold the canonical rotation constant, so
-    they are not the exact derivative of the number: see ``mist_loss.model.network.steady``. When maximising, a small
-    pull of directions of x that share nothing yet towards such directions of y is added, which leads off a saddle:
-    ``mist_loss.facing``. When minimising, a push apart is added, since the estimate is flat where a dependence is too
-    weak for the rows at hand: ``mist_loss.parting``. Neither changes the number.
+    they are not the exact derivative of the number: see ``mist_loss.model.network.steady``. Where a dependence is weak
+    for the rows at hand the estimate is nearly flat. So when maximising, a pull of correlations is added:
+    ``mist_loss.pulling``; when minimising, a push apart: ``mist_loss.parting``. Neither changes the number.
 
     Args:
         model: what ``MIST.from_pretrained`` takes (a bundled name, a file, a folder, OWNER/NAME@COMMIT), or a ``MIST``,
@@ -91,8 +90,9 @@ class MISTCriterion(nn.Module):
         gather: under ``torch.distributed``, read the rows of all processes as one set, see
             ``mist_loss.distributed``: an encoder in ``DistributedDataParallel`` gets the gradient of the whole batch.
             False, the default, reads the rows of this process.
-        pull: what a correlation of idle directions counts in the gradient, in nats, see ``mist_loss.facing``; 0 leaves
-            the gradient of the estimate alone. Codes wider than the model reads get none. Maximising only.
+        pull: weight of the gradient that raises correlations, see ``mist_loss.pulling``; 0 leaves the gradient of the
+            estimate alone. Where little is shared it outweighs that gradient, some times at the default. Codes wider
+            than the model reads get none. Maximising only.
         push: weight of the gradient that parts what too few rows show, see ``mist_loss.parting``; 0 leaves the gradient
             of the estimate alone. Where little is shared it outweighs that gradient, some times at the default. Codes
             wider than the model reads get none. Minimising only.
@@ -210,7 +210,7 @@ class MISTCriterion(nn.Module):
             if self.objective == "maximize":
                 loss = loss + way_out(x, y)
                 if self.pull and read_whole:
-                    loss = loss + facing(x, y, self.pull).to(loss.dtype)
+                    loss = loss + pulling(x, y, self.pull).to(loss.dtype)
             elif self.push and read_whole:
                 loss = loss + parting(x, y, self.push).to(loss.dtype)
             return loss

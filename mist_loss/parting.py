@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from mist_loss.facing import CLIP
 from mist_loss.model.frontend import standardize, whiten
+from mist_loss.pulling import CLIP
 
 BLOCK = 256  # rows whose distances are compared at once: memory stays linear in n
 GOLDEN = (math.sqrt(5) - 1) / 2

@@ -269,7 +269,7 @@ def test_weights_by_path(model, tmp_path):
 
 def test_repr(criterion):
     shown = (
-        "objective='maximize', quantile=None, frozen=True, projection='pca', components=None, gather=False, pull=0.2"
+        "objective='maximize', quantile=None, frozen=True, projection='pca', components=None, gather=False, pull=2.0"
     )
     assert f"{shown}, push=6.0" in repr(criterion)
 

@@ -1,33 +1,42 @@
-"""The pull off the saddle of mutual information: worth nothing, and it leads where codes share nothing yet."""
+"""The pull of correlations: worth nothing, steep where little is shared, and it leads where nothing is shared yet."""
+
+import math
 
 import pytest
 import torch
 from torch import nn
 
 from mist_loss import MISTCriterion
-from mist_loss.facing import _idle_pairing, facing
 from mist_loss.meta.structures import canonical_mi, gaussian_mi
+from mist_loss.pulling import PAIRING, _idle_pairing, pulling
 
 
-def test_it_is_worth_nothing_and_raises_every_facing_correlation():
-    x, y = torch.randn(2, 4000, 3), torch.randn(2, 4000, 3)
-    x.requires_grad_()
-    value = facing(x, y, weight=0.5)
-    assert value == 0
-    (gradient,) = torch.autograd.grad(value, x)
-    # where nothing is shared yet each row of x goes towards its row of y
-    along = -(gradient * y).sum((0, 1))
-    assert (along > 0).all()
-    assert along.max() < 3 * along.min()
+def slope(x, y, direction, weight=1.0):
+    """What the pull says of a step of x along a direction."""
+    x = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(pulling(x, y, weight), x)
+    return -(gradient * direction).sum((0, 1))
 
 
-def test_what_shares_something_is_left_alone():
-    x = torch.randn(1, 4000, 2)
-    y = torch.stack([0.8 * x[..., 0] + 0.6 * torch.randn(1, 4000), torch.randn(1, 4000)], dim=-1)
-    x.requires_grad_()
-    (gradient,) = torch.autograd.grad(facing(x, y, weight=0.5), x)
-    busy, idle = gradient.norm(dim=(0, 1))
-    assert busy < 0.05 * idle
+def test_it_is_worth_nothing():
+    x, y = torch.randn(2, 100, 3), torch.randn(2, 100, 2)
+    assert pulling(x, y + x[..., :2], 2.0) == 0
+
+
+def test_where_nothing_is_shared_each_direction_is_led_to_the_one_it_faces():
+    x, y = torch.randn(2, 40_000, 3), torch.randn(2, 40_000, 3)
+    torch.testing.assert_close(slope(x, y, y, weight=2.0), torch.full((3,), 2 * PAIRING), atol=0.05, rtol=0)
+    other = slope(x, y, y.roll(1, dims=2), weight=2.0)
+    torch.testing.assert_close(other, torch.zeros(3), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("rho", [0.2, 0.5])
+def test_it_is_as_steep_as_half_the_sum_of_squared_correlations(rho):
+    y, noise = torch.randn(1, 40_000, 2), torch.randn(1, 40_000, 2)
+    x = rho * y + math.sqrt(1 - rho**2) * noise
+    # along the path that keeps the variance of x: d/drho of rho^2 / 2 for each pair; nearly nothing is idle
+    found = slope(x, y, y - rho / math.sqrt(1 - rho**2) * noise)
+    torch.testing.assert_close(found, torch.full((2,), rho), atol=0.02, rtol=0.03)
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(4, 4), (6, 3), (2, 5)])
@@ -46,7 +55,7 @@ def test_sides_of_different_width_and_constant_features_give_finite_gradients():
     x, y = torch.randn(1, 50, 4), torch.randn(1, 50, 2)
     x[..., 1] = 3.0
     x.requires_grad_(), y.requires_grad_()
-    gx, gy = torch.autograd.grad(facing(x, y, 1.0), (x, y))
+    gx, gy = torch.autograd.grad(pulling(x, y, 1.0), (x, y))
     assert gx.isfinite().all()
     assert gy.isfinite().all()
     assert gy.abs().amax() > 0
