@@ -239,23 +239,21 @@ class MISTCriterion(nn.Module):
         return Last(value, low, high, rows, dims, in_range)
 
     def refresh(self, x: Tensor, y: Tensor, seconds: float = 30.0, seed: int = 0) -> dict:
-        """Adapt the estimator, in place, to the codes that an encoder gives at present (needs the ``flows`` extra).
+        """Fit flows to present codes, through which the estimator reads too from then on (needs the ``flows`` extra).
 
-        To be called every few hundred steps, with the codes of several batches and another seed each time. An optimiser
-        that trains the unfrozen weights keeps its moments.
+        To be called every few hundred steps, with the codes of several batches. The weights stay as they are.
 
         Args:
-            x: (n, dx) codes, at least 100 rows; better some thousands: the flow reads one direction for 50
-                rows. Detached here.
+            x: (n, dx) codes, at least 100 rows and 50 for each direction; better some thousands. Detached here.
             y: (m, dy).
             seconds: about how long it may take.
-            seed: of what is drawn.
+            seed: of the flows.
 
         Returns:
             "x" and "y" to how well their flows fit, see ``mist_loss.flows.marginals.FlowReport``.
 
         Raises:
-            ValueError: codes that no flow fits; the estimator is then as it was.
+            ValueError: codes that no flow fits or that are projected; the estimator is then as it was.
             ModuleNotFoundError: the extra is not installed.
         """
         from mist_loss.flows.adapt import refresh

@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from torch import Tensor
 from mist_loss import provenance
 from mist_loss.flows.card import card
 from mist_loss.flows.coordinates import NormalCoordinates
-from mist_loss.flows.marginals import FlowReport, Marginal, fit_marginal
+from mist_loss.flows.marginals import WIDEST, FlowReport, Marginal, PoorFit, fit_marginal
 from mist_loss.flows.pushed import Pushed, PushedProblem
 from mist_loss.meta.families import Problem
 from mist_loss.meta.mixtures import MIXTURES
@@ -233,42 +232,43 @@ def parent_hash(model: str | Path | MIST) -> str:
 def refresh(
     model: MIST, x: Tensor, y: Tensor, seconds: float = 30.0, seed: int = 0, whole: bool = True
 ) -> dict[str, FlowReport]:
-    """Adapt an estimator in place to present codes, in a bounded time; what ``MISTCriterion.refresh`` runs.
+    """Give an estimator the flows of present codes, in place, in a bounded time; what ``MISTCriterion.refresh`` runs.
 
-    A third of the time fits the flows, the rest fine-tunes. Where a flow does not fit, the model is left as it is.
+    It reads codes like these in the coordinates of the flows too from then on. Its weights stay as they are: the steps
+    of fine-tuning that fit into such a time make it worse. Where a flow does not fit, the model is left alone.
 
     Args:
-        model: whose weights are replaced, frozen or not; it reads codes like these through the flows from then on,
-            where they keep every direction.
+        model: that gets the coordinates, frozen or not.
         x: (n, dx) codes, at least 100; detached here.
         y: (n, dy).
-        seconds: about how long it may take.
-        seed: of flows and problems; another one each time shows other problems.
+        seconds: about how long it may take, half for each flow.
+        seed: of the flows.
         whole: whether the model will be given such codes as they are, not projected.
 
     Raises:
-        ValueError: codes that no flow can be fitted to, or no time.
-        PoorFit: a flow does not fit.
+        ValueError: codes that no flow can be fitted to or that are projected, or no time.
+        PoorFit: a flow does not fit, or leaves directions out.
     """
     if not seconds > 0:
         raise ValueError(f"expected seconds above zero, got {seconds}")
-    began = time.monotonic()
+    if not whole:
+        raise ValueError("expected a criterion that reads codes whole, got one that projects them: refresh it without")
     device = model.vector_mean.device
     marginals, reports = {}, {}
     for name, side in (("x", x), ("y", y)):
         rows = _rows(name, side, device)
-        marginals[name], reports[name] = fit_marginal(rows, name=name, layers=4, seconds=seconds / 6, seed=seed)
-    most = max(128, min(1024, len(x)))
-    config = FinetuneConfig(steps=200, groups=2, lr=2e-4, warmup=5, average=0.9, seed=seed)
-    source = Source(marginals["x"], marginals["y"], (64, most), model.config.dims[1], "broad", 1, seed)
+        marginals[name], report = fit_marginal(rows, name=name, layers=4, seconds=seconds / 2, seed=seed)
+        reports[name] = report
+        if not marginals[name].exact:
+            raise PoorFit(
+                f"expected a flow of all directions of {name}, got one of {report.width} of {report.dims}: "
+                f"give more rows (50 for each direction, {WIDEST} at most), or leave features out",
+                report,
+            )
     adapted = unfrozen_copy(model)
-    # of cut or projected codes, no coordinates of the flows will be given
-    if whole and all(marginal.exact for marginal in marginals.values()):
-        adapted.coordinates = NormalCoordinates(marginals["x"], marginals["y"])
-    left = seconds - (time.monotonic() - began)
-    if finetune(adapted, source.draw, config, seconds=left, parent=model, kept=source.replayed):
-        adapted.keep(model)
-        model.load_state_dict(adapted.state_dict())
+    adapted.coordinates = NormalCoordinates(marginals["x"], marginals["y"])
+    adapted.keep(model)
+    model.load_state_dict(adapted.state_dict())
     return reports
 
 

@@ -184,13 +184,12 @@ def test_what_cannot_be_used_is_refused(model, x, change, message):
         adapt(model, **({"x": x, "config": CONFIG} | FAST | change))
 
 
-def test_refresh_changes_a_frozen_criterion_in_place(model, x, monkeypatch):
-    monkeypatch.setitem(module.MIXTURES, "broad", MIXTURES["paper"])
+def test_refresh_changes_a_frozen_criterion_in_place(model, x):
     criterion = MISTCriterion(model=model)
     before = {key: value.clone() for key, value in criterion.state_dict().items()}
     codes = (x + 0.1 * torch.randn_like(x)).requires_grad_()
     other, narrow = torch.randn(1, 40, 5), torch.randn(1, 40, 1)
-    plain = criterion.model(other, narrow)
+    plain, own = criterion.model(other, narrow), criterion(codes, x)
     reports = criterion.refresh(codes, x, seconds=5.0)
     assert set(reports) == {"x", "y"}
     assert codes.grad is None
@@ -198,20 +197,25 @@ def test_refresh_changes_a_frozen_criterion_in_place(model, x, monkeypatch):
     after = criterion.state_dict()
     assert all("coordinates." in key or "parent." in key for key in after.keys() - before.keys())
     assert criterion.model.coordinates is not None  # the flows of present codes, read through from now on
-    assert any(not torch.equal(after[key], before[key]) for key in before)
+    same({key: after[key] for key in before}, before)
     assert criterion(codes, x).isfinite()
+    assert criterion(codes, x) != own
     assert torch.equal(criterion.model(other, narrow), plain)
-    criterion.refresh(codes, x, seconds=3.0, seed=1)
+    first = [t.clone() for t in criterion.model.coordinates.state_dict().values()]
+    criterion.refresh(2 * codes, x, seconds=3.0, seed=1)
+    second = criterion.model.coordinates.state_dict().values()
+    assert not all(torch.equal(*pair) for pair in zip(first, second, strict=True))
     assert torch.equal(criterion.model(other, narrow), plain)
 
 
-def test_refresh_moves_what_reads_projected_codes(model, x, monkeypatch):
-    monkeypatch.setitem(module.MIXTURES, "broad", MIXTURES["paper"])
-    criterion = MISTCriterion(model=model, components=1)
-    before = criterion(x, x)
-    criterion.refresh(x, x, seconds=5.0)
-    assert criterion.model.coordinates is None
-    assert criterion(x, x) != before
+@pytest.mark.parametrize(("options", "wide", "message"), [({"components": 1}, False, "whole"), ({}, True, "direction")])
+def test_refresh_refuses_codes_that_no_flow_can_hold_whole(model, x, options, wide, message):
+    criterion = MISTCriterion(model=model, **options)
+    before = {key: value.clone() for key, value in criterion.state_dict().items()}
+    codes = torch.randn(120, 5) if wide else x
+    with pytest.raises(ValueError, match=message):
+        criterion.refresh(codes, codes, seconds=2.0)
+    same(criterion.state_dict(), before)
 
 
 def test_nothing_is_forgotten_of_other_widths(model, x, tmp_path):
@@ -262,14 +266,6 @@ def test_the_hold_is_to_the_parent_which_reads_once(model, x, monkeypatch):
     monkeypatch.setattr(module, "finetune", finetune)
     adapt(model, x, config=CONFIG, **FAST)
     assert held["parent"] is model
-
-
-def test_refresh_without_a_step_changes_nothing(model, x, monkeypatch):
-    monkeypatch.setattr(module, "finetune", lambda *args, **kwargs: 0)
-    criterion = MISTCriterion(model=model)
-    before = {key: value.clone() for key, value in criterion.state_dict().items()}
-    criterion.refresh(x, x, seconds=1.0)
-    same(criterion.state_dict(), before)
 
 
 def test_refresh_leaves_the_criterion_alone_where_no_flow_fits(model, x):
