@@ -2,7 +2,7 @@
 
 What n rows cannot tell from chance hardly moves the estimate, and a correlation far below the others adds little to its
 gradient, rho / (1 - rho^2). Half the sum of the squared canonical correlations, which is what the mutual information of
-weakly correlated Gaussians begins with, has no threshold: its gradient is less noisy, and favours no strong pair.
+weakly correlated Gaussians begins with, has no threshold: its gradient is less noisy, and favours strong pairs less.
 
 At rho = 0 both are flat: nothing that rotations of a side leave alone can say which direction of x should come to
 follow which of y, and codes that start with such a pair may keep it for a whole training. Losses of coordinate i of x
