@@ -127,7 +127,7 @@ def adapt(
     held_out = source.held_out()
     before = accuracy(parent, held_out)
     adapted.coordinates = NormalCoordinates(*flows)
-    steps = finetune(
+    finetune(
         adapted,
         source.draw,
         config,
@@ -144,7 +144,7 @@ def adapt(
     if output is not None:
         origin = header | {
             "method": "flow adaptation",
-            "finetune": dataclasses.asdict(config) | {"steps": steps},
+            "finetune": dataclasses.asdict(config),
             "data": {name: {"rows": len(side), "dims": side.shape[1]} for name, side in sides.items()},
             "flows": {name: report._asdict() for name, report in reports.items()},
             "held_out_problems": {"before": before._asdict(), "after": after._asdict()},
@@ -229,9 +229,7 @@ def parent_hash(model: str | Path | MIST) -> str:
     return sha256(find(model))
 
 
-def refresh(
-    model: MIST, x: Tensor, y: Tensor, seconds: float = 30.0, seed: int = 0, whole: bool = True
-) -> dict[str, FlowReport]:
+def refresh(model: MIST, x: Tensor, y: Tensor, seconds: float = 30.0, seed: int = 0) -> dict[str, FlowReport]:
     """Give an estimator the flows of present codes, in place, in a bounded time; what ``MISTCriterion.refresh`` runs.
 
     It reads codes like these in the coordinates of the flows too from then on. Its weights stay as they are: the steps
@@ -243,16 +241,13 @@ def refresh(
         y: (n, dy).
         seconds: about how long it may take, half for each flow.
         seed: of the flows.
-        whole: whether the model will be given such codes as they are, not projected.
 
     Raises:
-        ValueError: codes that no flow can be fitted to or that are projected, or no time.
+        ValueError: codes that no flow can be fitted to, or no time.
         PoorFit: a flow does not fit, or leaves directions out.
     """
     if not seconds > 0:
         raise ValueError(f"expected seconds above zero, got {seconds}")
-    if not whole:
-        raise ValueError("expected a criterion that reads codes whole, got one that projects them: refresh it without")
     device = model.vector_mean.device
     marginals, reports = {}, {}
     for name, side in (("x", x), ("y", y)):

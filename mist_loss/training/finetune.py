@@ -1,8 +1,7 @@
-"""Fine-tuning a copy of an estimator on problems of any source: resumable at any step, in a given time."""
+"""Fine-tuning a copy of an estimator on problems of any source: resumable at any step."""
 
 import copy
 import dataclasses
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,11 +39,10 @@ def finetune(
     state_path: Path | None = None,
     header: dict | None = None,
     checkpoint_minutes: float = 1.0,
-    seconds: float = math.inf,
     progress: bool = False,
     parent: MIST | None = None,
     kept: int = 0,
-) -> int:
+) -> None:
     """Train ``model`` in place, or go on where an interrupted run stopped, and leave it averaged and in eval mode.
 
     Args:
@@ -54,13 +52,9 @@ def finetune(
         state_path: of the state to resume from, a safetensors file; None keeps no state.
         header: what makes the run, JSON: a state with another header is not gone on with.
         checkpoint_minutes: between two saves of the state.
-        seconds: after which training ends; the step size falls towards that moment if it comes before the last step.
         progress: show a bar.
         parent: where the model comes from; not changed. None: the model as it is at the start.
         kept: the first so many groups of a step also hold the model to what its parent says, see ``departure``.
-
-    Returns:
-        Steps taken, those of the interrupted run included.
 
     Raises:
         ValueError: the state is that of another run.
@@ -82,15 +76,11 @@ def finetune(
         state.load(state_path, model, average, optimizer)
         start = saved["step"]
 
-    began = saved_at = time.monotonic()
-    done = start
+    saved_at = time.monotonic()
     with _bar(config.steps, start, progress) as bar, torch.enable_grad():
         for step in range(start, config.steps):
-            spent = (time.monotonic() - began) / seconds if seconds > 0 else 1.0
-            if spent >= 1:
-                break
-            for settings in optimizer.param_groups:  # a short time shortens the schedule
-                settings["lr"] = learning_rate(config, max(step, int(spent * config.steps)))
+            for settings in optimizer.param_groups:
+                settings["lr"] = learning_rate(config, step)
             model.train()
             total = 0.0
             for index in range(config.groups):
@@ -114,10 +104,8 @@ def finetune(
             if state_path is not None and due:
                 state.save(state_path, model, average, optimizer, header | {"step": done}, {})
                 saved_at = time.monotonic()
-    if done:
-        model.load_state_dict(average.module.state_dict())
+    model.load_state_dict(average.module.state_dict())
     model.eval()
-    return done
 
 
 def _bar(steps: int, start: int, progress: bool):

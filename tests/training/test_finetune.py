@@ -32,8 +32,7 @@ def error(model):
 
 def test_error_falls(model):
     tuned = copy_of(model)
-    steps = finetune(tuned, draw, FinetuneConfig(steps=40, groups=1, lr=3e-3))
-    assert steps == 40
+    finetune(tuned, draw, FinetuneConfig(steps=40, groups=1, lr=3e-3))
     assert not tuned.training
     assert error(tuned) < 0.7 * error(model)
 
@@ -48,14 +47,6 @@ def test_the_stream_depends_on_the_seed_and_not_on_the_caller(model):
         results.append(tuned.quantiles.weight.detach())
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
-
-
-def test_time_is_bounded_and_no_time_changes_nothing(model):
-    tuned = copy_of(model)
-    assert finetune(tuned, draw, FinetuneConfig(steps=100_000, groups=1), seconds=0.3) < 1000
-    untouched = copy_of(model)
-    assert finetune(untouched, draw, FinetuneConfig(steps=5), seconds=1e-9) == 0
-    assert error(untouched) == error(model)
 
 
 def test_half_precision_runs(model):
