@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from common import at_least, neural_probe, small_trunk, start
 from factors import Factors, Part, load_factors, sample
 from matplotlib.figure import Figure
-from penalised import Study, add_penalty_flags, carry_out, finish, fit
+from penalised import Study, add_penalty_flags, carry_out, chance, finish, fit, style_leak
 from penalties import build_penalty
 from torch import Tensor, nn
 
@@ -105,23 +105,17 @@ def codes(model: TwoBranches, part: Part, device: torch.device) -> tuple[Part, T
 
 def judge(model: TwoBranches, factors: Factors, device: torch.device) -> dict:
     """What fresh probes read from each code, in percent, the squared error, and the mutual information of the codes."""
-    (seen, *seen_codes), (fresh, *fresh_codes) = (codes(model, part, device) for part in (factors.train, factors.test))
-    read = {
-        f"{label} in {code}": neural_probe(x, getattr(seen, label), y, getattr(fresh, label))
-        for code, x, y in zip(("content", "style"), seen_codes, fresh_codes, strict=True)
-        for label in ("content", "style")
-    }
-    chance = {
-        label: 100 * getattr(fresh, label).bincount().max().item() / len(fresh.images) for label in ("content", "style")
-    }
+    (seen, content, style), (fresh, fresh_content, fresh_style) = (
+        codes(model, part, device) for part in (factors.train, factors.test)
+    )
     with torch.no_grad():
-        rebuilt = model.rebuild(*(code.to(device) for code in fresh_codes)).float().cpu()
-    shared = estimate_mi(fresh_codes[0], fresh_codes[1])
+        rebuilt = model.rebuild(fresh_content.to(device), fresh_style.to(device)).float().cpu()
+    shared = estimate_mi(fresh_content, fresh_style)
     return {
-        "leak_content": read["content in style"] - chance["content"],
-        "leak_style": read["style in content"] - chance["style"],
-        "content": read["content in content"],
-        "style": read["style in style"],
+        "leak_content": neural_probe(style, seen.content, fresh_style, fresh.content) - chance(fresh.content),
+        "leak_style": style_leak(content, seen, fresh_content, fresh, factors.painted),
+        "content": neural_probe(content, seen.content, fresh_content, fresh.content),
+        "style": neural_probe(style, seen.style, fresh_style, fresh.style),
         "reconstruction": F.mse_loss(rebuilt, fresh.images).item(),
         "shared_nats": [t.item() for t in shared],
     }

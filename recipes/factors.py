@@ -32,12 +32,16 @@ class Part(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """A train and a test part, and the number of values of each factor."""
+    """A train and a test part, the number of values of each factor, and whether the style is painted at every look.
+
+    Where it is not, every content comes once in each style, and some of these pairs are held out.
+    """
 
     train: Part
     test: Part
     contents: int
     styles: int
+    painted: bool
 
 
 def load_factors(name: str, limit: int | None = None) -> Factors:
@@ -52,14 +56,14 @@ def load_factors(name: str, limit: int | None = None) -> Factors:
         ValueError: the images are not there; says how to get them.
     """
     if Path(name).is_dir() and next(Path(name).rglob(f"*-{TONES[0]}.png"), None):
-        train, test, contents, styles = emoji(Path(name))
+        factors = emoji(Path(name))
     else:
         images = load_images(name)
         grey = (part.mean(1, keepdim=True) for part in (images.train, images.test))
         labels = (images.train_labels, images.test_labels)
         train, test = (Part(i, label, torch.zeros_like(label)) for i, label in zip(grey, labels, strict=True))
-        contents, styles = int(train.content.max()) + 1, len(COLOURS)
-    return Factors(Part(*(t[:limit] for t in train)), test, contents, styles)
+        factors = Factors(train, test, int(train.content.max()) + 1, len(COLOURS), painted=True)
+    return factors._replace(train=Part(*(t[:limit] for t in factors.train)))
 
 
 def draw(part: Part, index: Tensor, device: torch.device) -> Part:
@@ -117,4 +121,4 @@ def emoji(path: Path, size: int = 32) -> Factors:
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     held_out, kept = order.tensor_split([len(order) // 5])
     train, test = (Part(images[index], content[index], style[index]) for index in (kept, held_out))
-    return Factors(train, test, len(complete), len(styles))
+    return Factors(train, test, len(complete), len(styles), painted=False)

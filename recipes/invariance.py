@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from common import at_least, neural_probe, small_trunk, start
 from factors import Factors, Part, draw, load_factors, sample
 from matplotlib.figure import Figure
-from penalised import Study, add_penalty_flags, carry_out, finish, fit
+from penalised import Study, add_penalty_flags, carry_out, finish, fit, style_leak
 from penalties import build_penalty
 from torch import Tensor, nn
 
@@ -98,9 +98,8 @@ def judge(model: Invariant, factors: Factors, device: torch.device) -> dict:
     error = F.mse_loss(model.rebuild(fresh_z, one_hot).float(), fresh.images).item()
     z, fresh_z = z.cpu(), fresh_z.cpu()
     seen, fresh = (Part(*(t.cpu() for t in part)) for part in (seen, fresh))
-    chance = 100 * fresh.style.bincount().max().item() / len(fresh.style)
     return {
-        "leak": neural_probe(z, seen.style, fresh_z, fresh.style) - chance,
+        "leak": style_leak(z, seen, fresh_z, fresh, factors.painted),
         "task": neural_probe(z, seen.content, fresh_z, fresh.content),
         "reconstruction": error,
         "shared_nats": [t.item() for t in estimate_mi(fresh_z, one_hot.cpu())],

@@ -14,6 +14,7 @@ from common import (
     amp,
     batches,
     load_checkpoint,
+    neural_probe,
     report,
     save_checkpoint,
     save_figure,
@@ -35,6 +36,7 @@ from tqdm import tqdm
 
 WARM_UP = 0.5  # share of the training over which the weight grows: codes first learn what to say
 TUNING_SEEDS = (0, 1, 2)  # of --tune; the tables are over others
+ASKED = 5  # every which content the probe of a style that was not painted is asked about
 TOLERANCE = 1.0  # points of accuracy that a penalty may cost
 
 Losses = Callable[[Any, Part], tuple[Tensor, Tensor, Tensor, Tensor]]
@@ -107,6 +109,26 @@ def fit(
             save_checkpoint(args, both, optimizers, {"history": history, "seconds": spent})
     torch.manual_seed(args.seed)  # so that a resumed run is judged on the same images
     return history, spent / (args.epochs * per_epoch)
+
+
+def style_leak(code: Tensor, seen: Part, fresh_code: Tensor, fresh: Part, painted: bool) -> float:
+    """Points above chance at which a fresh probe reads the style from codes (n, d) of the images seen in training, on
+    those (m, d) of held-out ones.
+
+    Of styles that were not painted the probe is asked about contents it has not seen, of both parts: each has every
+    style once, so that who knows the pairs in training knows which are left, and would guess those that are not.
+    """
+    if painted:
+        return neural_probe(code, seen.style, fresh_code, fresh.style) - chance(fresh.style)
+    codes = torch.cat([code, fresh_code])
+    content, style = (torch.cat([getattr(part, name) for part in (seen, fresh)]) for name in ("content", "style"))
+    asked = content % ASKED == 0
+    return neural_probe(codes[~asked], style[~asked], codes[asked], style[asked]) - chance(style[asked])
+
+
+def chance(labels: Tensor) -> float:
+    """Accuracy in percent of always saying the commonest of these labels (n,)."""
+    return 100 * labels.bincount().max().item() / len(labels)
 
 
 def finish(

@@ -24,6 +24,7 @@ from mist_loss import MISTCriterion
 from mist_loss.evaluation.contenders import hsic
 
 INNER_STEPS, INNER_LR, HIDDEN = 5, 2e-3, 64  # of CLUB and MINE, at each step of the encoder
+READ = 32  # labels as one-hot rows: eight rows a dimension in a batch of 256
 
 
 class Penalty(nn.Module):
@@ -53,7 +54,10 @@ class Mist(Penalty):
 
 
 class MistLabel(Mist):
-    """I(x; what y should keep) + I(y; what x should keep) in nats, the labels as one-hot rows."""
+    """I(x; what y should keep) + I(y; what x should keep) in nats, the labels as one-hot rows.
+
+    A batch has too few rows of each of more than READ labels: the code that should keep them stands for these.
+    """
 
     def __init__(self, x_labels: int, y_labels: int) -> None:
         super().__init__()
@@ -62,8 +66,13 @@ class MistLabel(Mist):
     def forward(self, x: Tensor, y: Tensor, x_label: Tensor, y_label: Tensor) -> Tensor:
         """The sum of both."""
         codes = _stack(x, y)
-        labels = _stack(F.one_hot(y_label, self.y_labels).to(x), F.one_hot(x_label, self.x_labels).to(y))
+        labels = _stack(_rows(y_label, self.y_labels, y), _rows(x_label, self.x_labels, x))
         return 2 * self.criterion(codes, labels)  # the criterion takes the mean over sets
+
+
+def _rows(label: Tensor, labels: int, code: Tensor) -> Tensor:
+    """Labels (n,) as one-hot rows, or the code (n, d) that should keep them where there are too many."""
+    return F.one_hot(label, labels).to(code) if labels <= READ else code
 
 
 def _stack(first: Tensor, second: Tensor) -> Tensor:

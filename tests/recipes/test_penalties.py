@@ -88,6 +88,15 @@ def test_the_sum_over_both_labels_is_what_two_calls_say():
     assert penalty(x, x, x_label, x_label) > penalty(x, y, x_label, y_label) + 0.3
 
 
+def test_the_code_stands_for_too_many_labels():
+    torch.manual_seed(0)
+    x, y = torch.randn(N, 2), torch.randn(N, 2)
+    penalty = penalties.MistLabel(penalties.READ + 1, LABELS)
+    label = torch.arange(N) % LABELS
+    assert penalty(x, y, label, label) < 0.2
+    assert penalty(x, x, label, label) > 1  # y is what x says, though no label is
+
+
 def test_hsic_is_that_of_the_trace():
     torch.manual_seed(0)
     x = torch.randn(50, 2)

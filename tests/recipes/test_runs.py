@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 pytest.importorskip("torchvision")
@@ -17,6 +18,7 @@ import disentangle
 import information_plane
 import invariance
 import penalised
+from factors import Part
 
 SMALL = ("--images", "256", "--epochs", "2", "--batch-size", "64")
 RECIPES = [
@@ -80,6 +82,23 @@ def test_fresh_probes_of_an_untrained_encoder_read_colour_and_class(tmp_path, re
     assert 20 < result["content" if recipe is disentangle else "task"] < 100
 
 
+@pytest.mark.parametrize("leaks", [False, True])
+def test_a_code_that_knows_the_content_is_not_said_to_hide_the_style(leaks):
+    torch.manual_seed(0)
+    contents, styles = 60, 5
+    content, style = torch.arange(contents).repeat_interleave(styles), torch.arange(styles).repeat(contents)
+    code = torch.randn(contents, 8)[content]
+    if leaks:
+        code = torch.cat([code, torch.eye(styles)[style]], dim=1)
+    order = torch.randperm(len(content))
+    parts = [Part(torch.zeros(len(index)), content[index], style[index]) for index in (order[60:], order[:60])]
+    codes = [code[order[60:]], code[order[:60]]]
+    leak = penalised.style_leak(codes[0], parts[0], codes[1], parts[1], painted=False)
+    assert leak > 60 if leaks else abs(leak) < 12
+    if not leaks:  # what was left out in training is what is left
+        assert penalised.style_leak(codes[0], parts[0], codes[1], parts[1], painted=True) < -12
+
+
 def test_a_comparison_prints_its_table_and_its_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(disentangle, "WEIGHTS", {"none": 0.0, "mist": 0.1})
     arguments = [*SMALL, "--compare", "--seeds", "7", "--output", str(tmp_path)]
@@ -118,8 +137,6 @@ def test_tuning_tries_every_weight_on_its_seeds(tmp_path, capsys, monkeypatch):
 
 
 def test_the_channel_s_information_is_right_where_it_is_known():
-    import torch
-
     torch.manual_seed(0)
     clean = torch.tensor([[-10.0], [10.0]]).repeat(500, 1)
     noisy = clean + 0.5 * torch.randn(1000, 1)
