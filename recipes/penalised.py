@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 WARM_UP = 0.5  # share of the training over which the weight grows: codes first learn what to say
 TUNING_SEEDS = (0, 1, 2)  # of --tune; the tables are over others
-ASKED = 5  # every which content the probe of a style that was not painted is asked about
+FOLDS = 5  # of the contents, for a probe of a style that was not painted
 TOLERANCE = 1.0  # points of accuracy that a penalty may cost
 
 Losses = Callable[[Any, Part], tuple[Tensor, Tensor, Tensor, Tensor]]
@@ -115,15 +115,20 @@ def style_leak(code: Tensor, seen: Part, fresh_code: Tensor, fresh: Part, painte
     """Points above chance at which a fresh probe reads the style from codes (n, d) of the images seen in training, on
     those (m, d) of held-out ones.
 
-    Of styles that were not painted the probe is asked about contents it has not seen, of both parts: each has every
-    style once, so that who knows the pairs in training knows which are left, and would guess those that are not.
+    Of styles that were not painted a probe is asked about contents it has not seen, of both parts, FOLDS times until
+    all were asked about: each has every style once, so that who knows the pairs in training knows which are left, and
+    would guess those that are not.
     """
     if painted:
         return neural_probe(code, seen.style, fresh_code, fresh.style) - chance(fresh.style)
     codes = torch.cat([code, fresh_code])
     content, style = (torch.cat([getattr(part, name) for part in (seen, fresh)]) for name in ("content", "style"))
-    asked = content % ASKED == 0
-    return neural_probe(codes[~asked], style[~asked], codes[asked], style[asked]) - chance(style[asked])
+    found = []
+    folds = min(FOLDS, int(content.max()) + 1)
+    for fold in range(folds):
+        asked = content % folds == fold
+        found.append(neural_probe(codes[~asked], style[~asked], codes[asked], style[asked]) - chance(style[asked]))
+    return mean(found)
 
 
 def chance(labels: Tensor) -> float:
