@@ -115,7 +115,7 @@ def test_a_comparison_prints_its_table_and_its_command(tmp_path, capsys, monkeyp
 def test_weights_are_chosen_by_leakage_among_those_that_cost_little():
     plain = [{"leak": 50.0, "task": 95.0}, {"leak": 50.0, "task": 97.0}]
     costs = {0.1: (40.0, 96.5), 0.3: (20.0, 95.2), 1.0: (10.0, 94.9), 3.0: (1.0, 80.0)}
-    results = [
+    results: list[dict] = [
         {"config": {"weight": w}, "leak": leak + seed, "task": task + seed}
         for seed in (-5, 5)
         for w, (leak, task) in costs.items()
