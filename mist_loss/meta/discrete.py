@@ -2,7 +2,7 @@
 
 A label c is drawn, a channel turns it into c', x is a Gaussian around the mean of c and y around the mean of c', or y
 is the label itself. Class-structured embeddings look like this: pairs of images of the same class (Lee & Rhee 2024,
-arXiv 2410.10924).
+arXiv 2410.10924). Two views of one image share more than its class: there the rows of a class depend as well.
 """
 
 import math
@@ -141,6 +141,67 @@ def parted_clusters(labels: Tensor, d: int) -> Tensor:
     others = means.gather(1, place) + scales.gather(1, place) * torch.randn(b, n, d - 1, device=device)
     rows = torch.cat([first[..., None], others / 2 + bend * depth[..., None] ** 2], dim=-1)
     return rows @ random_rotation(b, d, device)
+
+
+def clustered_normal(
+    prior: Tensor,
+    means_x: Tensor,
+    means_y: Tensor,
+    scale: Tensor,
+    noise: Tensor,
+    rho: Tensor,
+    n: int,
+    monte_carlo: int = 1024,
+) -> Problem:
+    """Pairs that share their class, and share something within it: x = mu_c + s_c g, y = nu_c + s_c (rho g + t_c e).
+
+    The mutual information is the mean logarithm of the density ratio over fresh rows. What the ratio within the known
+    class adds to its scatter is taken out, as its mean is known (a control variate).
+
+    Args:
+        prior: (b, k) probabilities of the classes.
+        means_x: (b, k, dx).
+        means_y: (b, k, dy).
+        scale: (b, k) standard deviation of x within a class, and of y where the noise is 1.
+        noise: (b, k) factor of what coordinates of y do not share with x within a class.
+        rho: (b, m) correlations in [0, 1) of facing coordinates within a class of noise 1; m at most min(dx, dy).
+        n: rows of each set.
+        monte_carlo: fresh rows for the mutual information.
+    """
+    b, m = rho.shape
+    rows = n + monte_carlo
+    label = torch.multinomial(prior, rows, replacement=True)
+    r = torch.nn.functional.pad(rho, (0, means_y.shape[2] - m))[:, None]
+    own = (1 - r**2).sqrt()
+    scale_of, noise_of = (t.gather(1, label)[..., None] for t in (scale, noise))
+    centre_x, centre_y = (t.gather(1, label[..., None].expand(-1, -1, t.shape[2])) for t in (means_x, means_y))
+    g = torch.randn(b, rows, means_x.shape[2], device=rho.device)
+    e = torch.randn(b, rows, means_y.shape[2], device=rho.device)
+    shared = torch.zeros_like(e)
+    shared[..., :m] = r[..., :m] * g[..., :m]
+    x, y = centre_x + scale_of * g, centre_y + scale_of * (shared + own * noise_of * e)
+
+    def log_normal(z: Tensor, deviation: Tensor) -> Tensor:
+        return (-0.5 * (z / deviation) ** 2 - deviation.log()).sum(-1)
+
+    fresh_x, fresh_y, told = x[:, n:], y[:, n:], label[:, n:]
+    logs = []  # of the densities of x, of y, and of y given x in every class, up to constants that cancel
+    for c in range(prior.shape[1]):
+        s, t = (values[:, c, None, None] for values in (scale, noise))
+        u, v = fresh_x - means_x[:, None, c], fresh_y - means_y[:, None, c]
+        follows = torch.zeros_like(v)
+        follows[..., :m] = r[..., :m] * u[..., :m]
+        whole = s * (r**2 + (own * t) ** 2).sqrt()
+        logs.append(
+            torch.stack([log_normal(u, s.expand_as(u)), log_normal(v, whole), log_normal(v - follows, s * own * t)])
+        )
+    log_x, log_y, log_given = torch.stack(logs, dim=-1).unbind(0)
+    log_prior = prior.log()[:, None]
+    ratio = (log_prior + log_x + log_given).logsumexp(-1)
+    ratio = ratio - (log_prior + log_x).logsumexp(-1) - (log_prior + log_y).logsumexp(-1)
+    within = (log_given - log_y).gather(2, told[..., None])[..., 0]
+    known = 0.5 * torch.log1p(r**2 / (own * noise[..., None]) ** 2).sum(-1)  # its mean in every class
+    return Problem(x[:, :n], y[:, :n], ((ratio - within).mean(1) + (prior * known).sum(1)).clamp_min(0))
 
 
 def independent_blocks(blocks: Problem, b: int, dx: int, dy: int) -> Problem:
