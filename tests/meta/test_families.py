@@ -143,6 +143,58 @@ def test_clusters_that_differ_in_spread_on_both_sides_against_numerical_integrat
     assert problem.mi.item() == pytest.approx(exact, abs=5e-3)
 
 
+def clustered(means_x, means_y, scale, noise, rho, n=10, monte_carlo=1024):
+    k = means_x.shape[1]
+    prior = torch.full((1, k), 1 / k)
+    scale, noise = (torch.tensor([values]).expand(1, k) for values in (scale, noise))
+    return discrete.clustered_normal(prior, means_x, means_y, scale, noise, torch.tensor([rho]), n, monte_carlo)
+
+
+def test_classes_without_a_difference_are_a_gaussian():
+    torch.manual_seed(0)
+    nothing = torch.zeros(1, 3, 4), torch.zeros(1, 3, 2)
+    problem = clustered(*nothing, [1.0], [1.0], [0.9, 0.4], monte_carlo=16)
+    expected = families.canonical_normal(torch.tensor([[0.9, 0.4]]), 2, 4, 2).mi
+    torch.testing.assert_close(problem.mi, expected, atol=1e-4, rtol=0)  # nothing of the ratio is left to chance
+
+
+def test_separated_classes_add_their_entropy_to_what_their_pairs_share():
+    torch.manual_seed(0)
+    far = 50.0 * torch.randn(1, 8, 3)
+    problem = clustered(far, far.flip(1), [2.0], [1.0], [0.8, 0.5], n=4000)
+    assert problem.mi.item() == pytest.approx(math.log(8) - 0.5 * math.log(0.36 * 0.75), abs=0.02)
+    assert problem.x.shape == problem.y.shape == (1, 4000, 3)
+    nearest = torch.cdist(problem.x, far).argmin(2)
+    residual_x = problem.x - far[0, nearest]
+    residual_y = problem.y - far.flip(1)[0, nearest]
+    correlations = torch.corrcoef(torch.cat([residual_x[0], residual_y[0]], dim=1).T)[:3, 3:]
+    torch.testing.assert_close(correlations, torch.diag(torch.tensor([0.8, 0.5, 0.0])), atol=0.06, rtol=0)
+    assert residual_x.std().item() == pytest.approx(2, rel=0.03)
+
+
+def test_classes_that_differ_in_everything_against_numerical_integration():
+    torch.manual_seed(0)
+    means, scale, noise, r = [[-1.0, 1.5], [0.5, -0.5]], [0.6, 1.2], [1.0, 2.5], 0.8
+    grid = torch.linspace(-12, 12, 1201, dtype=torch.float64)
+    both = torch.zeros(1201, 1201, dtype=torch.float64)
+    for mu, nu, s, t in zip(*means, scale, noise, strict=True):
+        covariance = s**2 * torch.tensor([[1, r], [r, r**2 + (1 - r**2) * t**2]], dtype=torch.float64)
+        normal = torch.distributions.MultivariateNormal(torch.tensor([mu, nu], dtype=torch.float64), covariance)
+        both += 0.5 * normal.log_prob(torch.stack(torch.meshgrid(grid, grid, indexing="ij"), dim=-1)).exp()
+    step = (grid[1] - grid[0]).item()
+    independent = both.sum(1, keepdim=True) * both.sum(0, keepdim=True) * step**2
+    exact = torch.special.xlogy(both, both / independent.clamp_min(1e-300)).sum().item() * step**2
+    means_x, means_y = (torch.tensor(m)[None, :, None] for m in means)
+    problem = clustered(means_x, means_y, scale, noise, [r], monte_carlo=400_000)
+    assert problem.mi.item() == pytest.approx(exact, abs=5e-3)
+    rows = clustered(means_x, means_y, scale, noise, [r], n=200_000)
+    moments = torch.cov(torch.cat([rows.x[0], rows.y[0]], dim=1).T)
+    weights = both.sum(1) * step**2, both.sum(0) * step**2
+    for i, weight in enumerate(weights):
+        variance = (weight * grid**2).sum() - (weight * grid).sum() ** 2
+        assert moments[i, i].item() == pytest.approx(variance.item(), rel=0.02)
+
+
 @pytest.mark.parametrize("name", sorted(maps.MAPS))
 def test_elementwise_maps_increase(name):
     grid = torch.linspace(-5, 5, 4001, dtype=torch.float64)
