@@ -171,15 +171,18 @@ def clustered_normal(
     b, m = rho.shape
     rows = n + monte_carlo
     label = torch.multinomial(prior, rows, replacement=True)
-    r = torch.nn.functional.pad(rho, (0, means_y.shape[2] - m))[:, None]
+    rest = (0, means_y.shape[2] - m)
+    r = torch.nn.functional.pad(rho, rest)[:, None]
     own = (1 - r**2).sqrt()
     scale_of, noise_of = (t.gather(1, label)[..., None] for t in (scale, noise))
     centre_x, centre_y = (t.gather(1, label[..., None].expand(-1, -1, t.shape[2])) for t in (means_x, means_y))
     g = torch.randn(b, rows, means_x.shape[2], device=rho.device)
     e = torch.randn(b, rows, means_y.shape[2], device=rho.device)
-    shared = torch.zeros_like(e)
-    shared[..., :m] = r[..., :m] * g[..., :m]
-    x, y = centre_x + scale_of * g, centre_y + scale_of * (shared + own * noise_of * e)
+
+    def follow(z: Tensor) -> Tensor:
+        return torch.nn.functional.pad(rho[:, None] * z[..., :m], rest)
+
+    x, y = centre_x + scale_of * g, centre_y + scale_of * (follow(g) + own * noise_of * e)
 
     def log_normal(z: Tensor, deviation: Tensor) -> Tensor:
         return (-0.5 * (z / deviation) ** 2 - deviation.log()).sum(-1)
@@ -189,12 +192,9 @@ def clustered_normal(
     for c in range(prior.shape[1]):
         s, t = (values[:, c, None, None] for values in (scale, noise))
         u, v = fresh_x - means_x[:, None, c], fresh_y - means_y[:, None, c]
-        follows = torch.zeros_like(v)
-        follows[..., :m] = r[..., :m] * u[..., :m]
         whole = s * (r**2 + (own * t) ** 2).sqrt()
-        logs.append(
-            torch.stack([log_normal(u, s.expand_as(u)), log_normal(v, whole), log_normal(v - follows, s * own * t)])
-        )
+        given = log_normal(v - follow(u), s * own * t)
+        logs.append(torch.stack([log_normal(u, s.expand_as(u)), log_normal(v, whole), given]))
     log_x, log_y, log_given = torch.stack(logs, dim=-1).unbind(0)
     log_prior = prior.log()[:, None]
     ratio = (log_prior + log_x + log_given).logsumexp(-1)
