@@ -72,8 +72,14 @@ def test_transparent_emoji_lie_on_white(tmp_path):
     assert torch.equal(factors.read_image(tmp_path / "clear.png", 8), torch.ones(3, 8, 8))
 
 
-def test_incomplete_emoji_are_an_error(tmp_path):
+def test_a_single_emoji_is_an_error(tmp_path):
     write_emoji(tmp_path, ("google", "twitter"), ("1f44b",))
+    with pytest.raises(ValueError, match="at least two emoji"):
+        factors.load_factors(str(tmp_path))
+
+
+def test_incomplete_emoji_are_an_error(tmp_path):
+    write_emoji(tmp_path, ("google", "twitter"), ("1f44b", "1f44c"))
     (tmp_path / "twitter" / "64" / f"1f44b-{factors.TONES[2]}.png").unlink()
     with pytest.raises(ValueError, match="emoji-datasource-twitter"):
         factors.load_factors(str(tmp_path))
