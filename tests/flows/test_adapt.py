@@ -72,6 +72,16 @@ def test_a_copy_is_adapted_and_saved_with_its_origin(model, x, tmp_path):
     assert MISTCriterion(model=result.path)(x, x[:, :1]) == criterion(x, x[:, :1])
 
 
+@pytest.mark.parametrize("after", [0.3, 0.1])
+def test_a_copy_that_became_worse_is_named(model, x, monkeypatch, recwarn, after):
+    errors = iter([0.2, after])
+    monkeypatch.setattr(module, "accuracy", lambda *args: module.Accuracy(next(errors), 0.9))
+    adapt(model, x, config=CONFIG, **FAST)
+    said = [str(warning.message) for warning in recwarn if "worse than its parent" in str(warning.message)]
+    assert len(said) == (after > 0.2)
+    assert all("more steps than 5" in message for message in said)
+
+
 def test_no_rows_in_the_weights_but_their_flow(model, x, tmp_path):
     result = adapt(model, x, output=tmp_path, config=CONFIG, **FAST)
     assert result.path is not None
