@@ -27,7 +27,7 @@ WEIGHTS, CHECKSUM = "model.safetensors", "model.safetensors.sha256"  # of a fold
 
 # name -> (file in the pretrained folder, sha256)
 REGISTRY: dict[str, tuple[str, str]] = {
-    "mist-base": ("mist-base.safetensors", "c778c16f75c117cace50513c2817b4ea39299d115b5ea4b4487dca4578231675"),
+    "mist-base": ("mist-base.safetensors", "18049308d42fd02f101e201b1b9ec8a9225dc07ab560d88622a45db17392d8bd"),
     "mist-paper": ("mist-paper.safetensors", "9d1811d307564482d144491298060b98b8fc3b241412d4c5f11ae46fb7a9586d"),
 }
 
