@@ -19,9 +19,12 @@ TOLERANCE = {"float64": 1e-5, "float32": 2e-3}
 
 
 def points(n: int, d: int) -> torch.Tensor:
-    """(n, d) normal scores of an additive recurrence: no generator's stream to depend on."""
+    """(n, d) normal scores of Weyl's fractional parts k^2 sqrt(p): no generator's stream to depend on, and no lattice.
+
+    Near rows of a lattice differ by a few vectors, which an estimator that compares near rows takes for dependence.
+    """
     primes = torch.tensor([2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53], dtype=torch.float64)
-    steps = torch.arange(1, n + 1, dtype=torch.float64)[:, None] * primes[:d].sqrt()
+    steps = torch.arange(1, n + 1, dtype=torch.float64)[:, None] ** 2 * primes[:d].sqrt()
     return torch.special.ndtri(steps % 1)
 
 
