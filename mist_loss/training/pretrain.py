@@ -145,7 +145,6 @@ def pretrain(
             dims=more.dims,
             mixed_pairs=more.mixed_pairs,
             independent_pairs=more.independent_pairs,
-            near_pairs=more.near_pairs,
         )
     average = AveragedModel(network, avg_fn=exponential_average(config.average))
     optimizer = torch.optim.AdamW(
