@@ -79,7 +79,7 @@ def adapt(
     """Adapt a copy of an estimator to the kind of rows that x and y hold.
 
     Rows need not be paired: only the marginal of each side is learned. The flow assumes that it is continuous. Warns
-    where the copy ends worse than its parent on held-out problems, as it does after too few steps.
+    where the copy ends worse than its parent on held-out problems, as too few steps can make it.
 
     Args:
         model: what ``MIST.from_pretrained`` takes (a bundled name, a file, a folder, OWNER/NAME@COMMIT), or a ``MIST``;
@@ -142,12 +142,6 @@ def adapt(
     )
     adapted.keep(parent)
     after = accuracy(adapted, held_out)
-    if after.error > before.error:
-        warnings.warn(
-            f"the adapted estimator reads held-out problems worse than its parent, {after.error:.3f} nats off in place "
-            f"of {before.error:.3f}: take more steps than {config.steps}, or stay with the parent",
-            stacklevel=2,
-        )
     path = None
     if output is not None:
         origin = header | {
@@ -162,6 +156,12 @@ def adapt(
         path = output / "weights.safetensors"
         save_weights(adapted, path, origin)
         _write(output / "card.md", card(origin))
+    if after.error > before.error:  # said last, so that nothing is lost where warnings are errors
+        warnings.warn(
+            f"the adapted estimator reads held-out problems worse than its parent, {after.error:.3f} nats off in place "
+            f"of {before.error:.3f}: take more steps than {config.steps}, or stay with the parent",
+            stacklevel=2,
+        )
     return Adaptation(adapted, flows, reports, before, after, path)
 
 
