@@ -201,6 +201,31 @@ def _labels(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     return _carry(problem)._replace(y=_columns(labels, classes, dy))
 
 
+def _clustered(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
+    """Classes, and what a pair shares beyond its class: two views of an image; some pairs share it better than others.
+
+    Classes come eight times or more on average: nobody can count those that come less often.
+    """
+    k = 2 + int((max(2.0, min(32.0, n / 8)) / 2) ** float(torch.rand(())) * 2 - 1)
+    weights = torch.rand(b, k, device=device) + 0.2
+    prior = weights / weights.sum(1, keepdim=True) if _chance(0.5) else torch.full_like(weights, 1 / k)
+    spread = torch.exp(uniform(b, math.log(0.3), math.log(4.0), device)) * (torch.rand(b, device=device) < 0.85)
+    crowding = torch.rand(b, device=device) / 2  # of the classes, in many dimensions
+
+    def means(d: int) -> Tensor:
+        shown = torch.arange(d, device=device) < torch.randint(1, d + 1, (b, 1), device=device)
+        size = spread * d**-crowding
+        return size[:, None, None] * shown[:, None] * torch.randn(b, k, d, device=device)
+
+    def factors(chance: float) -> Tensor:
+        return torch.exp(uniform(b, 0, 1.0, device)[:, None] * torch.randn(b, k, device=device) * _chance(chance))
+
+    means_x = means(dx)
+    means_y = means_x if dx == dy and _chance(0.5) else means(dy)
+    rho = _random_rho(b, min(dx, dy), device).clamp_max(0.98)
+    return _carry(discrete.clustered_normal(prior, means_x, means_y, factors(0.5), factors(0.5), rho, n))
+
+
 def _redundant(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     """Columns that say nothing new, constant or linear in the others, which leave mutual information as it is."""
     fewer_x, fewer_y = int(torch.randint(1, dx + 1, ())), int(torch.randint(1, dy + 1, ()))
@@ -265,5 +290,6 @@ BROAD: dict[str, tuple[float, Family]] = {
     "modulated": (8, _modulated),
     "labelled": (34, _labelled),
     "labels": (12, _labels),
+    "clustered": (10, _clustered),
     "redundant": (8, _redundant),
 }

@@ -29,7 +29,7 @@ class MISTConfig:
     rows, dims: inclusive ranges of the training problems; row_pairs: canonical pairs a row is described by;
     width: of the residual head; set_width: of the attention blocks; mixed_pairs: pairs of a product of one side and a
     direction of the other that become tokens, each way; independent_pairs: leading canonical pairs that become tokens
-    once more, as independent components.
+    once more, as independent components; near_pairs: leading canonical pairs in which near rows are compared.
     """
 
     rows: tuple[int, int] = (10, 4096)
@@ -40,6 +40,7 @@ class MISTConfig:
     pair_width: int = 24
     mixed_pairs: int = 6
     independent_pairs: int = 8
+    near_pairs: int = 16
 
 
 class RowEmbedding(nn.Module):
@@ -115,7 +116,7 @@ class MIST(nn.Module):
     def __init__(self, config: MISTConfig | None = None):
         super().__init__()
         self.config = config = config or MISTConfig()
-        pairs = config.mixed_pairs, config.independent_pairs
+        pairs = config.mixed_pairs, config.independent_pairs, config.near_pairs
         probe = summarize(torch.randn(1, 16, 2), torch.randn(1, 16, 2), config.rows[1], *pairs)
         s, f = probe.vector.shape[1], probe.tokens.shape[2]
         for name, size in (("vector", s), ("token", f)):
@@ -169,7 +170,8 @@ class MIST(nn.Module):
     def summarize(self, x: Tensor, y: Tensor) -> Summary:
         """The part without parameters: front end and summaries, in at least float32, also under autocast."""
         with torch.autocast(x.device.type, enabled=False):
-            return summarize(x, y, self.config.rows[1], self.config.mixed_pairs, self.config.independent_pairs)
+            c = self.config
+            return summarize(x, y, c.rows[1], c.mixed_pairs, c.independent_pairs, c.near_pairs)
 
     def fit_normalization(self, summaries: list[Summary]) -> None:
         """Set the normalisation constants from summaries of a few training batches."""

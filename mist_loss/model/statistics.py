@@ -13,20 +13,21 @@ from torch import Tensor
 
 from mist_loss.model.frontend import Canonical, align, gaussianize, standardize
 from mist_loss.model.independence import independent
+from mist_loss.model.neighbours import near
 
 PAIRS = 32  # facing pairs that become tokens
 CAPS = (0.9999, 0.95, 0.7)  # of the Gaussian terms of a token
 CORRELATION = 1 + len(CAPS)  # leading entries of a token, which may carry gradients: the correlation and those terms
 QUADRATIC = 4  # leading coordinates whose products are aligned a second time
 # marks of the kinds of token
-LINEAR, PRODUCT, RADIUS, BETWEEN, INDEPENDENT = (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 0, 1)
+LINEAR, PRODUCT, RADIUS, BETWEEN, INDEPENDENT, NEAR = (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 0)
 
 
 class Summary(NamedTuple):
     """What the network sees of a set.
 
     vector: (b, s); tokens: (b, t, f), first the canonical pairs, then the pairs of products, of products of one
-    side with the other, of independent components, and of the radii;
+    side with the other, of independent components, of the radii, and of differences of near rows;
     u, v: (b, n, m) canonical coordinates; radii: (b, n, 2) normal scores of the lengths of the whitened rows.
     """
 
@@ -37,7 +38,9 @@ class Summary(NamedTuple):
     radii: Tensor
 
 
-def summarize(x: Tensor, y: Tensor, max_rows: int, mixed_pairs: int, independent_pairs: int) -> Summary:
+def summarize(
+    x: Tensor, y: Tensor, max_rows: int, mixed_pairs: int, independent_pairs: int, near_pairs: int
+) -> Summary:
     """Run the front end and summarise what it gives.
 
     Args:
@@ -46,6 +49,7 @@ def summarize(x: Tensor, y: Tensor, max_rows: int, mixed_pairs: int, independent
         max_rows: row count beyond which the summary says "this many": more rows only lower the noise.
         mixed_pairs: of a product of one side and a direction of the other, for each of the two ways.
         independent_pairs: leading canonical pairs that are described once more as independent components.
+        near_pairs: leading canonical pairs in which near rows are found and compared.
     """
     n, dx, dy = x.shape[1], x.shape[2], y.shape[2]
     x, y = standardize(x), standardize(y)
@@ -61,6 +65,9 @@ def summarize(x: Tensor, y: Tensor, max_rows: int, mixed_pairs: int, independent
         frames.append((independent(linear, independent_pairs), independent_pairs, INDEPENDENT))
     kinds = [Facing(c.u[..., :most], c.v[..., :most], c.rho[:, :most], marks) for c, most, marks in frames]
     tokens = pair_tokens([*kinds, Facing(radii[..., :1], radii[..., 1:], radial_rho, RADIUS)])
+    if near_pairs:
+        apart = near(linear, near_pairs)
+        tokens = torch.cat([tokens, pair_tokens([Facing(apart.u, apart.v, apart.rho, NEAR)])], dim=1)
     gate = 1 / (1 + (n / (4 * (dx + dy))) ** 4)
     vector = torch.cat(
         [
@@ -219,7 +226,7 @@ class Facing(NamedTuple):
 
 
 def pair_tokens(kinds: list[Facing]) -> Tensor:
-    """Describe the joint distribution of each facing pair, of all kinds in one go.
+    """Describe the joint distribution of each facing pair, of all kinds with as many rows in one go.
 
     Its correlation and Gaussian terms carry the gradients they come with; what else is said, see ``pair_shapes``, is
     constant for autograd (``mist_loss.model.network.steady`` has the reason), which spares much of a backward pass.

@@ -2,7 +2,7 @@
 
 Used as a loss, a fixed estimator is optimised, and what it gets wrong is what the encoder finds. So a share of the
 training sets comes from encoders in the middle of such an ascent (or descent) on the estimator as it stands: a third of
-the pools are networks, the others linear, see ``mist_loss.training.pools``.
+the pools are networks, half are linear, one has free rows, see ``mist_loss.training.pools``.
 """
 
 import math
@@ -11,11 +11,15 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from mist_loss.training.pools import Codes, FlexiblePool, LinearPool, Pool, Trial
+from mist_loss.criterion import PULL
+from mist_loss.training.pools import Codes, FlexiblePool, LinearPool, Pool, SamplePool, Trial
 from mist_loss.training.stream import SHARED, draw_seed, seeded
 
-POOLS = 6  # visited in turn, one a step
-INDEX = 31  # of the draws within a step; groups of the stream have smaller ones
+VISITS = 2  # a step of the training
+# visited in turn
+KINDS = (LinearPool, FlexiblePool, SamplePool, LinearPool, FlexiblePool, LinearPool)
+POOLS = len(KINDS)
+INDEX = 31  # of the draws within a visit, numbered as steps are; groups of the stream have smaller ones
 
 
 def _log_uniform(low: float, high: float) -> float:
@@ -29,7 +33,9 @@ def draw_trial() -> Trial:
     dx = round(_log_uniform(2, widest)) if torch.rand(()) < 0.5 else int(torch.randint(2, widest + 1, ()))
     dy = dx if torch.rand(()) < 0.75 else round(_log_uniform(2, widest))
     views = round(max(dx, dy) * _log_uniform(1, 3))
-    return Trial(rows, dx, dy, views, _log_uniform(3e-3, 3e-2), round(_log_uniform(30, 250)))
+    lr, life = _log_uniform(3e-3, 3e-2), round(_log_uniform(30, 250))
+    # a criterion that is maximised pulls too, and encoders then pass through other codes
+    return Trial(rows, dx, dy, views, lr, life, PULL if torch.rand(()) < 0.5 else 0.0)
 
 
 class Adversaries:
@@ -39,20 +45,20 @@ class Adversaries:
         seed: of the run.
         rank: of the process.
         device: where.
-        step: at which the run starts or goes on; ``load`` then restores the encoders.
+        visit: at which the run starts or goes on; ``load`` then restores the encoders.
     """
 
-    def __init__(self, seed: int, rank: int, device: torch.device, step: int = 0):
+    def __init__(self, seed: int, rank: int, device: torch.device, visit: int = 0):
         self.seed, self.rank, self.device = seed, rank, device
-        self.pools = [self._pool(i, self._started(i, step)) for i in range(POOLS)]
+        self.pools = [self._pool(i, self._started(i, visit)) for i in range(POOLS)]
 
-    def codes(self, step: int) -> tuple[Pool, Codes]:
-        """The pool of this step, restarted if its time is over, and codes of fresh views with their graph."""
-        i = step % POOLS
-        start = self._started(i, step)
-        if start == step:
+    def codes(self, visit: int) -> tuple[Pool, Codes]:
+        """The pool of this visit, restarted if its time is over, and codes of fresh views with their graph."""
+        i = visit % POOLS
+        start = self._started(i, visit)
+        if start == visit:
             self.pools[i] = self._pool(i, start)
-        with self._seeded(step, self.rank):
+        with self._seeded(visit, self.rank):
             return self.pools[i], self.pools[i].draw()
 
     def state(self) -> dict[str, Tensor]:
@@ -66,7 +72,7 @@ class Adversaries:
         return tensors
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Restore what ``state`` gave at the step this object was made for.
+        """Restore what ``state`` gave at the visit this object was made for.
 
         Raises:
             ValueError: the state has other encoders, as one of another version.
@@ -83,8 +89,8 @@ class Adversaries:
                         for key in ("step", "exp_avg", "exp_avg_sq")
                     }
 
-    def _seeded(self, step: int, process: int) -> AbstractContextManager[None]:
-        return seeded(draw_seed(self.seed, step, process, INDEX), self.device)
+    def _seeded(self, visit: int, process: int) -> AbstractContextManager[None]:
+        return seeded(draw_seed(self.seed, visit, process, INDEX), self.device)
 
     def _trial(self, start: int) -> Trial:
         with self._seeded(start, SHARED):
@@ -93,15 +99,15 @@ class Adversaries:
     def _pool(self, i: int, start: int) -> Pool:
         trial = self._trial(start)
         with self._seeded(start, self.rank):
-            kind = FlexiblePool if i % 3 == 1 else LinearPool
+            kind = KINDS[i]
             return kind(trial, max(8, min(32, 8000 // trial.rows)), self.device)
 
-    def _started(self, i: int, step: int) -> int:
-        """The step at which the pool i that is in use at ``step`` began: a pure function, replayed from the start."""
+    def _started(self, i: int, visit: int) -> int:
+        """The visit at which the pool i that is in use at ``visit`` began: a pure function, replayed from the start."""
         start = i
         # the first lives are cut short, so that the pools do not all restart together
         life = max(1, self._trial(start).life * (i + 1) // POOLS)
-        while start + life * POOLS <= step:
+        while start + life * POOLS <= visit:
             start += life * POOLS
             life = self._trial(start).life
         return start

@@ -2,7 +2,8 @@
 
 Linear encoders of Gaussian or Student-t views have a closed form at every step; half of those that ascend are followed
 by trainable invertible layers, which can change the estimate but not the mutual information. Networks have bounds:
-no code shares more than the latents of the views, nor less than a critic tells apart on fresh rows.
+no code shares more than the latents of the views, nor less than a critic tells apart on fresh rows. Rows without any
+encoder are only bounded above.
 """
 
 import itertools
@@ -16,7 +17,7 @@ from torch.nn.functional import gelu
 from mist_loss.meta.families import canonical_normal, student_mi, student_scale
 from mist_loss.meta.maps import random_coupling, random_rotation
 from mist_loss.meta.structures import canonical_mi
-from mist_loss.model.frontend import gaussianize, standardize
+from mist_loss.model.frontend import gaussianize, standardize, whiten
 from mist_loss.training.stream import seeded
 
 BEND = 16  # hidden units of a coupling layer
@@ -25,7 +26,10 @@ FIT_ROWS, HELD_ROWS = 1024, 512  # behind the lower bound
 
 
 class Trial(NamedTuple):
-    """What the encoders of one pool share: rows, dimensions of codes and views, Adam's step size, visits they live."""
+    """What the encoders of one pool share.
+
+    Rows, dimensions of codes and views, Adam's step size, visits they live, weight of the pull they follow besides.
+    """
 
     rows: int
     dx: int
@@ -33,6 +37,7 @@ class Trial(NamedTuple):
     views: int
     lr: float
     life: int
+    pull: float
 
 
 class Codes(NamedTuple):
@@ -187,6 +192,33 @@ class FlexiblePool(Pool):
             high = canonical_mi(self.rho).float()
             low = told_apart(*self.encode(FIT_ROWS + HELD_ROWS), HELD_ROWS).clamp(min=0.0).minimum(high)
         return Codes(*self.encode(self.trial.rows), low, high)
+
+
+class SamplePool(Pool):
+    """No encoders: rows drawn at random whose numbers themselves ascend.
+
+    No distribution holds them any more. No more should be read into them than pairs that are told apart perfectly
+    share, log n, or than Gaussians with their canonical correlations do, which they cannot be told from.
+
+    Args:
+        trial: what they share.
+        b: how many.
+        device: where.
+    """
+
+    def __init__(self, trial: Trial, b: int, device: torch.device):
+        trial = trial._replace(lr=3 * trial.lr)  # numbers have further to go than weights
+        super().__init__(trial, torch.zeros(b, trial.views, device=device), torch.ones(b, device=device))
+        self.x, self.y = (nn.Parameter(torch.randn(b, trial.rows, d, device=device)) for d in (trial.dx, trial.dy))
+        self._optimise()
+
+    def draw(self) -> Codes:
+        """The rows, between nothing and what they show."""
+        with torch.no_grad():
+            u, v = (whiten(standardize(t)).double() for t in (self.x, self.y))
+            rho = torch.linalg.svdvals(u.mT @ v / self.trial.rows).clamp(max=0.9999)
+            high = canonical_mi(rho).float().clamp(min=math.log(self.trial.rows))
+        return Codes(self.x * 1, self.y * 1, torch.zeros_like(high), high)
 
 
 def _network(b: int, views: int, d: int, device: torch.device) -> nn.ParameterList:

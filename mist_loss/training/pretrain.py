@@ -26,8 +26,9 @@ from mist_loss.meta.mixtures import MIXTURES
 from mist_loss.model import quantiles
 from mist_loss.model.network import MIST, MISTConfig
 from mist_loss.model.weights import find, save_weights, sha256
+from mist_loss.pulling import pulling
 from mist_loss.training import state
-from mist_loss.training.adversaries import Adversaries
+from mist_loss.training.adversaries import VISITS, Adversaries
 from mist_loss.training.losses import pinball, relative_loss
 from mist_loss.training.optimisation import OptimisationConfig, exponential_average, learning_rate, require_within
 from mist_loss.training.pools import Codes, Pool
@@ -85,7 +86,10 @@ def resist(model: nn.Module, pool: Pool, codes: Codes) -> Tensor:
     """Predictions (b, KNOTS) for the codes of adversaries, which take their own step up or down the estimate."""
     x, y = (side.detach().requires_grad_() for side in codes[:2])
     knots = model(x, y).float()
-    dx, dy = torch.autograd.grad(quantiles.mean(knots).sum(), (x, y), retain_graph=True)
+    climbed = quantiles.mean(knots).sum()
+    if pool.trial.pull:
+        climbed = climbed - len(x) * pulling(x, y, pool.trial.pull)
+    dx, dy = torch.autograd.grad(climbed, (x, y), retain_graph=True)
     pool.step(codes[:2], (dx, dy))
     return knots
 
@@ -145,6 +149,7 @@ def pretrain(
             dims=more.dims,
             mixed_pairs=more.mixed_pairs,
             independent_pairs=more.independent_pairs,
+            near_pairs=more.near_pairs,
         )
     average = AveragedModel(network, avg_fn=exponential_average(config.average))
     optimizer = torch.optim.AdamW(
@@ -167,7 +172,7 @@ def pretrain(
         seconds, cpu_seconds = saved["seconds"], saved["cpu_seconds"]
     if main:
         _drop_rows_after(log_path, start)
-    adversaries = Adversaries(config.seed, rank, device, start) if config.adversaries else None
+    adversaries = Adversaries(config.seed, rank, device, VISITS * start) if config.adversaries else None
     if adversaries and start:
         shards = state.read(state_path, "adversaries.")
         adversaries.load({name: shard[rank] for name, shard in shards.items()})
@@ -194,9 +199,10 @@ def pretrain(
                 settings["lr"] = learning_rate(config, step)
             losses = []
             # every group counts the same, or problems with many rows, drawn in small groups, would hardly count
-            share = 1 / (config.groups + config.adversaries)
-            if adversaries:
-                pool, codes = adversaries.codes(step)
+            visits = range(VISITS * step, VISITS * (step + 1)) if adversaries else ()
+            share = 1 / (config.groups + len(visits))
+            for visit in visits:
+                pool, codes = adversaries.codes(visit)
                 with accelerator.no_sync(model):
                     knots = resist(model, pool, codes)
                     loss = relative_loss(knots, codes.low, codes.high).mean() * share

@@ -24,7 +24,7 @@ def test_the_encoders_of_a_step_depend_on_the_seed_alone():
     whole = visit(Adversaries(5, 0, CPU), steps)
     stopped = Adversaries(5, 0, CPU)
     visit(stopped, steps[:10])
-    resumed = Adversaries(5, 0, CPU, step=10)
+    resumed = Adversaries(5, 0, CPU, visit=10)
     resumed.load({name: tensor.clone() for name, tensor in stopped.state().items()})
     torch.testing.assert_close(visit(resumed, steps[10:]).x, whole.x, atol=0, rtol=0)
     other = visit(Adversaries(5, 1, CPU), steps)

@@ -1,16 +1,19 @@
 """Pools of encoders: what their codes share is known, exactly or within bounds."""
 
+import math
+
 import torch
 
 from mist_loss.meta.families import canonical_normal
 from mist_loss.meta.structures import canonical_mi, gaussian_mi
 from mist_loss.model.network import MIST
+from mist_loss.model.quantiles import KNOTS
 from mist_loss.training import pools
-from mist_loss.training.pools import Coupling, FlexiblePool, LinearPool, Trial, told_apart
+from mist_loss.training.pools import Coupling, FlexiblePool, LinearPool, SamplePool, Trial, told_apart
 from mist_loss.training.pretrain import resist
 
 CPU = torch.device("cpu")
-TRIAL = Trial(rows=64, dx=3, dy=5, views=7, lr=0.01, life=50)
+TRIAL = Trial(rows=64, dx=3, dy=5, views=7, lr=0.01, life=50, pull=0.0)
 
 
 def pool(b=6, trial=TRIAL):
@@ -112,3 +115,38 @@ def test_the_maps_that_bend_views_stay(monkeypatch):
     assert torch.equal(changed, encoders.bent.flatten())
     assert changed.any()
     assert not changed.all()
+
+
+def test_free_rows_share_at_most_what_they_show():
+    torch.manual_seed(0)
+    rows = SamplePool(TRIAL._replace(dy=3), 4, CPU)
+    assert torch.equal(rows.draw().low, torch.zeros(4))
+    torch.testing.assert_close(rows.draw().high, torch.full((4,), math.log(64)))
+    with torch.no_grad():
+        rows.y.copy_(rows.x @ torch.randn(4, 3, 3) + 0.02 * rows.y)
+    assert (rows.draw().high > math.log(64)).all()
+
+
+def test_free_rows_ascend():
+    torch.manual_seed(1)
+    network = MIST().eval()
+    rows = SamplePool(TRIAL, 4, CPU)
+    first = rows.x.detach().clone()
+    before = resist(network, rows, rows.draw()).detach()
+    for _ in range(20):
+        after = resist(network, rows, rows.draw()).detach()
+    assert (after.mean(1) > before.mean(1)).all()
+    assert not torch.equal(rows.x, first)
+
+
+def test_a_pull_moves_codes_that_the_estimate_leaves_alone():
+    def deaf(x, y):
+        return torch.zeros(len(x), KNOTS) + 0 * (x.sum((1, 2)) + y.sum((1, 2)))[:, None]
+
+    for pull in (0.0, 2.0):
+        encoders = pool(trial=TRIAL._replace(rows=1024, pull=pull))
+        before = encoders.mutual_information()
+        for _ in range(10):
+            resist(deaf, encoders, encoders.draw())
+        moved = (encoders.mutual_information() - before) * encoders.sign
+        assert moved.mean() > 0.02 if pull else torch.equal(moved, torch.zeros(6)), moved
