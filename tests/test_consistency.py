@@ -21,7 +21,7 @@ TOLERANCE = {"float64": 1e-5, "float32": 2e-3}
 def points(n: int, d: int) -> torch.Tensor:
     """(n, d) normal scores of Weyl's fractional parts k^2 sqrt(p): no generator's stream to depend on, and no lattice.
 
-    In a lattice coordinates are dependent: rows that are near differ by a few vectors, the same everywhere.
+    Near rows of a lattice differ by a few vectors, which an estimator that compares near rows takes for dependence.
     """
     primes = torch.tensor([2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53], dtype=torch.float64)
     steps = torch.arange(1, n + 1, dtype=torch.float64)[:, None] ** 2 * primes[:d].sqrt()

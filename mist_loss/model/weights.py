@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from mist_loss.model.network import MIST
 
 FORMAT = "mist-loss-1"
-OPTIONAL = ("mixed_pairs", "independent_pairs")  # sizes that may be 0, and are where a file does not say
+OPTIONAL = ("mixed_pairs", "independent_pairs", "near_pairs")  # sizes that may be 0, and are where a file does not say
 WEIGHTS, CHECKSUM = "model.safetensors", "model.safetensors.sha256"  # of a folder
 
 # name -> (file in the pretrained folder, sha256)
 REGISTRY: dict[str, tuple[str, str]] = {
-    "mist-base": ("mist-base.safetensors", "c778c16f75c117cace50513c2817b4ea39299d115b5ea4b4487dca4578231675"),
+    "mist-base": ("mist-base.safetensors", "11d84d4c80a89ae6c616d490bb8014af2b59728a2d5282b00098156212f61c42"),
     "mist-paper": ("mist-paper.safetensors", "9d1811d307564482d144491298060b98b8fc3b241412d4c5f11ae46fb7a9586d"),
 }
 
