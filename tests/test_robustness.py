@@ -72,8 +72,9 @@ def test_gradient_of_the_criterion_is_that_of_its_stated_surrogate(model, monkey
     x, y = sample(24, 3)[0], sample(24, 2)[0]
     x, y = x.detach().requires_grad_(), (y + x[:, :2]).detach().requires_grad_()
     found: dict[str, list] = {"svd": [], "eigh": []}
-    summaries, parted = [], []
-    steady, independent = network.steady, statistics.independent
+    summaries: list[statistics.Summary] = []
+    constant: dict[str, Any] = {}  # the frames that carry no gradient
+    steady = network.steady
 
     def recording(name: str) -> Any:
         solve = getattr(torch.linalg, name)
@@ -88,13 +89,19 @@ def test_gradient_of_the_criterion_is_that_of_its_stated_surrogate(model, monkey
         summaries.append(summary)
         return steady(summary)
 
-    def recording_independent(*args: Any) -> frontend.Canonical:
-        parted.append(independent(*args))
-        return parted[-1]
+    def recording_frame(name: str) -> Any:
+        frame = getattr(statistics, name)
+
+        def framed(*args: Any) -> frontend.Canonical:
+            constant[name] = frame(*args)
+            return constant[name]
+
+        return framed
 
     for name in found:
         monkeypatch.setattr(torch.linalg, name, recording(name))
-    monkeypatch.setattr(statistics, "independent", recording_independent)
+    for name in ("independent", "near"):
+        monkeypatch.setattr(statistics, name, recording_frame(name))
     monkeypatch.setattr(network, "steady", recording_steady)
     exact = torch.autograd.grad(criterion(x, y), (x, y))
     held = statistics.Summary(*(t.detach() for t in summaries[0]))
@@ -103,7 +110,8 @@ def test_gradient_of_the_criterion_is_that_of_its_stated_surrogate(model, monkey
         for name, results in found.items():
             replay = iter(results)
             monkeypatch.setattr(torch.linalg, name, lambda *args, replay=replay, **options: next(replay))
-        monkeypatch.setattr(statistics, "independent", lambda *args: parted[0])
+        for name, frame in constant.items():
+            monkeypatch.setattr(statistics, name, lambda *args, frame=frame: frame)
         k = statistics.CORRELATION
         monkeypatch.setattr(
             network,
