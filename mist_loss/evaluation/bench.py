@@ -323,7 +323,8 @@ def _scaling(repeats: int, seed: int) -> dict[str, Corpus]:
 
 
 def _fresh(mixture: str, seed: int) -> Corpus:
-    request = {"corpus": f"fresh-{mixture}", "seed": seed}
+    weights = {name: weight for name, (weight, _) in MIXTURES[mixture].families.items()}
+    request = {"corpus": f"fresh-{mixture}", "families": weights, "seed": seed}  # a mixture changes with its weights
     return Corpus(f"fresh-{mixture}-seed{seed}", request, FRESH, lambda places: corpora.fresh(mixture, seed, places))
 
 

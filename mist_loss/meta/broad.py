@@ -204,9 +204,10 @@ def _labels(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
 def _clustered(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     """Classes, and what a pair shares beyond its class: two views of an image; some pairs share it better than others.
 
-    Classes come eight times or more on average: nobody can count those that come less often.
+    There are at least three; more come about eight times or more on average, since nobody can count those that come
+    less often.
     """
-    k = 2 + int((max(2.0, min(32.0, n / 8)) / 2) ** float(torch.rand(())) * 2 - 1)
+    k = 1 + int(2 * (max(2.0, min(32.0, n / 8)) / 2) ** float(torch.rand(())))
     weights = torch.rand(b, k, device=device) + 0.2
     prior = weights / weights.sum(1, keepdim=True) if _chance(0.5) else torch.full_like(weights, 1 / k)
     spread = torch.exp(uniform(b, math.log(0.3), math.log(4.0), device)) * (torch.rand(b, device=device) < 0.85)

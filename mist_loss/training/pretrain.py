@@ -28,7 +28,7 @@ from mist_loss.model.network import MIST, MISTConfig
 from mist_loss.model.weights import find, save_weights, sha256
 from mist_loss.pulling import pulling
 from mist_loss.training import state
-from mist_loss.training.adversaries import VISITS, Adversaries
+from mist_loss.training.adversaries import INDEX, VISITS, Adversaries
 from mist_loss.training.losses import pinball, relative_loss
 from mist_loss.training.optimisation import OptimisationConfig, exponential_average, learning_rate, require_within
 from mist_loss.training.pools import Codes, Pool
@@ -56,6 +56,9 @@ class PretrainConfig(OptimisationConfig):
         if self.mixture not in MIXTURES:
             raise ValueError(f"mixture must be one of {sorted(MIXTURES)}, got {self.mixture!r}")
         require_within("normalization_groups", self.normalization_groups, GROUPS * SHARED)
+        if self.adversaries:  # visits are numbered as steps are, and draw beside the groups
+            require_within("steps", self.steps, (STEPS - 1) // VISITS)
+            require_within("groups", self.groups, INDEX)
 
 
 def validation_problems(config: PretrainConfig, device: torch.device, count: int) -> list[Problem]:
@@ -199,10 +202,9 @@ def pretrain(
                 settings["lr"] = learning_rate(config, step)
             losses = []
             # every group counts the same, or problems with many rows, drawn in small groups, would hardly count
-            visits = range(VISITS * step, VISITS * (step + 1)) if adversaries else ()
-            share = 1 / (config.groups + len(visits))
-            for visit in visits:
-                pool, codes = adversaries.codes(visit)
+            share = 1 / (config.groups + VISITS * config.adversaries)
+            visits = range(VISITS * step, VISITS * (step + 1))
+            for pool, codes in map(adversaries.codes, visits) if adversaries else ():
                 with accelerator.no_sync(model):
                     knots = resist(model, pool, codes)
                     loss = relative_loss(knots, codes.low, codes.high).mean() * share

@@ -219,6 +219,17 @@ def test_corpora_of_the_suites(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_mixture_of_other_weights_is_another_corpus(monkeypatch, tmp_path):
+    def planned():
+        return bench.suite_corpora("fresh", 3, bench.DEFAULTS, tmp_path)["fresh-broad"].request
+
+    before = planned()
+    assert planned() == before
+    weight, family = bench.MIXTURES["broad"].families["labels"]
+    monkeypatch.setitem(bench.MIXTURES["broad"].families, "labels", (weight + 1, family))
+    assert planned() != before
+
+
 @pytest.mark.parametrize("rows", ["", "a", "500,,", "1,500"])
 def test_wrong_row_counts_are_an_error(rows, capsys):
     with pytest.raises(SystemExit):

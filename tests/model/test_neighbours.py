@@ -15,9 +15,9 @@ def canonical(x, y):
 
 def clusters(within, spread, n=800, d=6, k=5):
     """The canonical frame of k clusters on both sides, rows of a cluster correlated by ``within``."""
-    means = [spread * torch.randn(1, k, d) for _ in range(2)]
+    x, y = (spread * torch.randn(1, k, d) for _ in range(2))
     one = torch.ones(1, k)
-    return canonical(*clustered_normal(one / k, *means, one, one, torch.full((1, d), within), n)[:2])
+    return canonical(*clustered_normal(one / k, x, y, one, one, torch.full((1, d), within), n)[:2])
 
 
 def correlation(frame):

@@ -142,6 +142,15 @@ def test_bad_settings(bad):
         PretrainConfig(**bad)
 
 
+@pytest.mark.parametrize("most", [{"steps": 2**19 - 1}, {"groups": 31}])
+def test_adversaries_take_their_share_of_the_numbering(most):
+    (name, limit), *_ = most.items()
+    PretrainConfig(**most, adversaries=True)
+    PretrainConfig(**{name: limit + 1})
+    with pytest.raises(ValueError, match=f"{name}.*got .*{limit + 1}"):
+        PretrainConfig(**{name: limit + 1}, adversaries=True)
+
+
 @pytest.mark.parametrize("name", ["mist-base", "mist-paper"])
 def test_settings_in_the_shipped_weights_can_be_used_again(name):
     settings = read_header(find(name))["provenance"]["config"]
