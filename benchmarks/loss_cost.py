@@ -1,10 +1,11 @@
 """What the criterion costs in a training step, beside one of ResNet-18, all in one run.
 
-    python benchmarks/loss_cost.py
+    python benchmarks/loss_cost.py --compile
 
-Needs torchvision. Forward and backward of the loss at 256 x 64 a side; a step of Adam on 256 x 3 x 32 x 32, with
-torchvision's stem, which shrinks such images to 8 x 8 at once, and with the one for small images (3 x 3, no stride), as
-in `recipes/contrastive.py`.
+Needs torchvision; --compile, which adds the criterion as torch.compile makes it, a C++ compiler and some minutes.
+Forward and backward of the loss at 256 x 64 a side; a step of Adam on 256 x 3 x 32 x 32, with torchvision's stem, which
+shrinks such images to 8 x 8 at once, and with the one for small images (3 x 3, no stride), as in
+`recipes/contrastive.py`.
 """
 
 import argparse
@@ -18,9 +19,11 @@ from torchvision.models import resnet18
 from mist_loss import MISTCriterion, provenance
 
 
-def loss_step(rows: int, dims: int, objective: str) -> Callable[[], object]:
+def loss_step(rows: int, dims: int, objective: str, compiled: bool) -> Callable[[], object]:
     """Forward and backward of the criterion on codes that share something."""
     criterion = MISTCriterion(objective=objective)
+    if compiled:
+        criterion.compile(fullgraph=True)
     x = torch.randn(rows, dims)
     y = (x + torch.randn(rows, dims)).requires_grad_()
     x.requires_grad_()
@@ -49,9 +52,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--dims", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--compile", action="store_true", help="compiled as well")
     args = parser.parse_args()
     torch.manual_seed(0)
-    losses = {name: seconds(loss_step(args.rows, args.dims, name), args.repeats) for name in ("maximize", "minimize")}
+    losses = {
+        f"{name}, compiled" if compiled else name: seconds(
+            loss_step(args.rows, args.dims, name, compiled), args.repeats
+        )
+        for name in ("maximize", "minimize")
+        for compiled in (False, True)[: 1 + args.compile]
+    }
     stems = {"torchvision's stem": False, "stem for small images": True}
     steps = {name: seconds(network_step(args.rows, small), max(args.repeats // 5, 1)) for name, small in stems.items()}
     print(f"{torch.get_num_threads()} threads; {provenance.machine()}\n")

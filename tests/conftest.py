@@ -1,7 +1,13 @@
+import os
+
 import pytest
 import torch
 
 from mist_loss.model.network import MIST, MISTConfig
+
+# one thread, also of the processes that tests start: tensors are small, and threads would wait on each other, above all
+# beside other work, such as another worker of pytest-xdist
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +22,8 @@ def model() -> MIST:
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)  # before every test: importing dcor, for one, changes it

@@ -1,9 +1,17 @@
 """Benchmarks compare a path with a baseline in the same run: no test knows how fast a machine should be."""
 
+import os
 from collections.abc import Callable
 from statistics import median
 
 import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def all_threads(one_thread: None) -> None:
+    """As a user would have them; the other tests run on one."""
+    torch.set_num_threads(os.cpu_count() or 1)
 
 
 @pytest.fixture

@@ -103,6 +103,7 @@ def test_sets_unlike_the_modality_are_left_to_the_parent(model, flow):
     torch.testing.assert_close(adapted(x[1::2], y[1::2]), model(x[1::2], y[1::2]))
 
 
+@pytest.mark.slow
 def test_compiled_code_does_not_look_whether_sets_are_alike(model, flow):
     adapted = MIST(model.config).eval()
     adapted.coordinates = NormalCoordinates(flow, flow)

@@ -29,6 +29,12 @@ RECIPES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def short_probes(monkeypatch):
+    for recipe in (disentangle, invariance):
+        monkeypatch.setattr(recipe, "PROBE_IMAGES", 600)
+
+
 class Killed(Exception):
     pass
 
@@ -51,10 +57,10 @@ def test_a_run_that_was_killed_ends_where_it_would_have(tmp_path, monkeypatch, r
         save(*arguments)
         raise Killed
 
-    monkeypatch.setattr(trainer, "save_checkpoint", save_and_die)
-    with pytest.raises(Killed):
-        recipe.main([*SMALL, *flags, "--output", str(parts)])
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "save_checkpoint", save_and_die)
+        with pytest.raises(Killed):
+            recipe.main([*SMALL, *flags, "--output", str(parts)])
     assert not (parts / "result.json").exists()
     recipe.main([*SMALL, *flags, "--output", str(parts), "--resume"])
     one, two = (load_file(folder / weights) for folder in (whole, parts))
