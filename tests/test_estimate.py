@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 import sys
@@ -302,3 +303,12 @@ def test_sets_read_one_after_the_other_are_read_alike(model, monkeypatch):
         apart = estimate_mi(x, y, model=model)
     assert read == [5, 2, 2, 1]
     torch.testing.assert_close(tuple(apart), tuple(together))
+
+
+@pytest.mark.slow
+def test_a_compiled_estimator_says_the_same(model):
+    compiled = copy.deepcopy(model)
+    compiled.compile(backend="eager", fullgraph=True)
+    x, y = torch.randn(2, 3, 60, 2)
+    for found, expected in zip(estimate_mi(x, y, model=compiled), estimate_mi(x, y, model=model), strict=True):
+        torch.testing.assert_close(found, expected)
