@@ -14,7 +14,7 @@ from mist_loss.collapse import way_out
 from mist_loss.distributed import gather_rows
 from mist_loss.estimate import PROJECTIONS, interval, predict, projection_note
 from mist_loss.model import quantiles
-from mist_loss.model.frozen import freeze_own
+from mist_loss.model.frozen import freeze, thaw
 from mist_loss.model.network import MIST
 from mist_loss.model.projection import LearnedProjection
 from mist_loss.model.tracing import constant_result
@@ -140,9 +140,7 @@ class MISTCriterion(nn.Module):
     def freeze(self) -> "MISTCriterion":
         """Turn the weights into buffers, in eval mode; returns self."""
         self.frozen = True
-        for module in self.model.modules():
-            # the module itself remembers, so that a copy of ``criterion.model`` can be unfrozen as well
-            module.__dict__.setdefault("_frozen_names", []).extend(freeze_own(module))
+        freeze(self.model)
         return self.train(self.training)
 
     def unfreeze(self) -> "MISTCriterion":
@@ -153,11 +151,7 @@ class MISTCriterion(nn.Module):
         Build the optimiser afterwards: the parameters are new.
         """
         self.frozen = False
-        for module in self.model.modules():
-            for name in module.__dict__.pop("_frozen_names", []):
-                weight = getattr(module, name)
-                delattr(module, name)
-                module.register_parameter(name, nn.Parameter(weight))
+        thaw(self.model, [part for part in (self.model.coordinates, self.model.parent) if part is not None])
         self.model.requires_grad_(True)
         return self.train(self.training)
 

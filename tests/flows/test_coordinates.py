@@ -262,3 +262,17 @@ def test_the_extra_is_named_where_it_is_missing(saved, monkeypatch):
     monkeypatch.setitem(sys.modules, "normflows", None)
     with pytest.raises(ModuleNotFoundError, match=r"mist-loss\[flows\]"):
         MIST.from_pretrained(saved[1])
+
+
+def test_the_parent_alone_can_be_trained_and_with_its_child_cannot(model, flow):
+    adapted = MIST(model.config).eval()
+    adapted.coordinates = NormalCoordinates(flow, flow)
+    adapted.keep(model)
+    names = {name for name, _ in model.named_parameters()}
+    assert adapted.parent is not None
+    for _ in range(2):  # the first neither takes it along nor spoils it
+        whole = MISTCriterion(adapted, frozen=False).freeze().unfreeze()
+        assert {name for name, _ in whole.model.named_parameters()} == names
+        alone = MISTCriterion(adapted.parent, frozen=False)
+        assert {name for name, _ in alone.model.named_parameters()} == names
+    assert not list(adapted.parent.parameters())

@@ -46,7 +46,7 @@ def test_objectives_prefer_views_that_agree(name):
     torch.manual_seed(0)
     objective = contrastive.Objective(name, 0.1, 0, 0.0, 8, 8)
     if objective.local is not None:
-        objective.local = torch.nn.Identity()
+        objective.local = torch.nn.Sequential()  # the identity
     z, other = torch.randn(2, 256, 8)
     near, far = torch.cat([z, z + 0.3 * torch.randn_like(z)]), torch.cat([z, other])
     agree, differ = (objective(features[:, :, None, None], features) for features in (near, far))
