@@ -17,6 +17,14 @@ import json
 import math
 
 import torch
+from einops import rearrange
+from lightly.loss import BarlowTwinsLoss, NTXentLoss
+from lightly.loss.vicreg_loss import VICRegLoss
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torchvision.models import resnet18
+from tqdm import tqdm
+
 from common import (
     add_compare_flags,
     add_flags,
@@ -42,14 +50,6 @@ from common import (
     write_metrics,
 )
 from data import Images, load_images, random_view
-from einops import rearrange
-from lightly.loss import BarlowTwinsLoss, NTXentLoss
-from lightly.loss.vicreg_loss import VICRegLoss
-from matplotlib.figure import Figure
-from torch import Tensor, nn
-from torchvision.models import resnet18
-from tqdm import tqdm
-
 from mist_loss import MISTCriterion, QueuedCriterion, estimate_mi
 from mist_loss.model.frontend import whiten
 

@@ -19,14 +19,14 @@ import argparse
 
 import torch
 import torch.nn.functional as F
-from common import at_least, neural_probe, small_trunk, start
-from factors import Factors, Part, load_factors, sample
 from matplotlib.figure import Figure
-from penalised import Study, add_penalty_flags, carry_out, chance, finish, fit, style_leak
-from penalties import build_penalty
 from torch import Tensor, nn
 
+from common import at_least, neural_probe, small_trunk, start
+from factors import Factors, Part, load_factors, sample
 from mist_loss import estimate_mi
+from penalised import Study, add_penalty_flags, carry_out, chance, finish, fit, style_leak
+from penalties import build_penalty
 
 WEIGHTS = {
     "none": 0.0,

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from data import load_images, read_image
 from torch import Tensor
+
+from data import load_images, read_image
 
 COLOURS = (
     torch.tensor(  # red, amber, lime, green, cyan, blue, violet, magenta; all as bright in their strongest channel

@@ -16,6 +16,12 @@ import math
 
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from torch import Tensor, nn
+from tqdm import tqdm
+
 from common import (
     add_flags,
     amp,
@@ -35,12 +41,6 @@ from common import (
     write_metrics,
 )
 from data import Images, load_images
-from matplotlib.figure import Figure
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
-from torch import Tensor, nn
-from tqdm import tqdm
-
 from mist_loss import estimate_mi
 
 ROWS = 1000  # of an estimate

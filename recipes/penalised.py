@@ -8,6 +8,10 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from tqdm import tqdm
+
 from common import (
     add_compare_flags,
     add_flags,
@@ -29,10 +33,7 @@ from common import (
     write_metrics,
 )
 from factors import Factors, Part, draw
-from matplotlib.figure import Figure
 from penalties import TRIED, Fitted, Penalty
-from torch import Tensor, nn
-from tqdm import tqdm
 
 WARM_UP = 0.5  # share of the training over which the weight grows: codes first learn what to say
 TUNING_SEEDS = (0, 1, 2)  # of --tune; the tables are over others
