@@ -99,6 +99,10 @@ class MIAuditor:
             raise ValueError(f"expected every of at least 1, got {every}")
         if not tolerance >= 0:
             raise ValueError(f"expected tolerance in nats, zero or more, got {tolerance}")
+        if not hasattr(criterion, "last"):  # what torch.compile makes has it
+            raise ValueError(
+                f"expected a MISTCriterion, got {type(criterion).__name__}: of a wrapper give the criterion in it"
+            )
         self.criterion, self.codes, self.every, self.tolerance = criterion, codes, every, tolerance
         self.steps = 0
         self.history: list[Audit] = []

@@ -191,8 +191,9 @@ class MISTCriterion(nn.Module):
         else:  # no look at the values: it would wait for the device, or break the graph
             poison = torch.where(finite_sets(x, y), 1.0, torch.nan)[:, None]
             x, y = (t.nan_to_num(0, 0, 0) for t in (x, y))  # factorisations raise on NaN
-        # gradients grow as codes shrink, and those of yet smaller ones would overflow
-        x, y = (torch.where(t.abs() < TINY, 0.0, t) for t in (x, y))
+        # gradients grow as codes shrink, and those of yet smaller ones would overflow; zeros, as of binary codes, keep
+        # theirs
+        x, y = (torch.where((t != 0) & (t.abs() < TINY), 0.0, t) for t in (x, y))
         with torch.autocast(x.device.type, enabled=False):
             knots = self._predict(x, y)
             if poison is not None:
@@ -202,7 +203,7 @@ class MISTCriterion(nn.Module):
             loss = SIGNS[self.objective] * nats.mean()
             read_whole = max(dims) <= self.model.config.dims[1]
             if self.objective == "maximize":
-                loss = loss + way_out(x, y)
+                loss = loss + way_out(x, y).to(loss.dtype)
                 if self.pull and read_whole:
                     loss = loss + pulling(x, y, self.pull).to(loss.dtype)
             elif self.push and read_whole:

@@ -157,6 +157,8 @@ def interval(knots: Tensor, level: float) -> Estimate:
 def _as_tensor(sample: Tensor | np.ndarray) -> Tensor:
     if not isinstance(sample, np.ndarray):
         return sample
+    if isinstance(sample, np.ma.MaskedArray):
+        raise ValueError("expected an array without a mask: leave out rows with missing values, then give .data")
     if sample.dtype.kind not in "biufc" or sample.dtype.itemsize > 8:
         raise ValueError(f"expected an array of floating-point numbers, got dtype {sample.dtype}: use .astype(float)")
     # a native, positive-stride, writable copy: torch shares memory with no other kind
@@ -166,6 +168,8 @@ def _as_tensor(sample: Tensor | np.ndarray) -> Tensor:
 def _resolve(model: str | Path | MIST, device: torch.device) -> MIST:
     if isinstance(model, MIST):
         return model
+    if isinstance(model, torch.nn.Module):
+        raise ValueError(f"expected a MIST, got {type(model).__name__}: of a MISTCriterion give criterion.model")
     return _registered(str(model), device) if str(model) in weights.REGISTRY else _load(model, device)
 
 

@@ -50,6 +50,8 @@ def mi_matrix(
     count = max(1, ROWS_AT_ONCE // max(1, first.shape[1]))
     network = MIST.from_pretrained(model) if not isinstance(model, MIST) else model
     result = torch.full((3, p, q), torch.nan)
+    if p and not len(rows):  # no pair, but bad input is bad input
+        estimate_mi(first[0, :, None], first[0, :, None], level, network)
     for start in range(0, len(rows), count):
         i, j = rows[start : start + count], cols[start : start + count]
         with torch.no_grad():
@@ -67,7 +69,7 @@ def mi_matrix(
 
 def _columns(name: str, sample: ArrayLike) -> Tensor:
     """(d, n) float64, of a sample (n, d)."""
-    array = np.asarray(sample, dtype=np.float64)
+    array = np.asarray(sample.detach().cpu().double() if isinstance(sample, Tensor) else sample, dtype=np.float64)
     if array.ndim != 2:
         raise ValueError(f"expected {name} of shape (n, d), got {array.shape}: a single feature is {name}[:, None]")
     return torch.from_numpy(array.T.copy())

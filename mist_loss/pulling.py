@@ -29,18 +29,27 @@ def pulling(x: Tensor, y: Tensor, weight: float) -> Tensor:
     dimensions, the less the two can be told apart, and the more of the latter reaches directions that share something.
 
     Args:
-        x: (b, n, dx) finite.
+        x: (b, n, dx) finite; features that are constant up to rounding are left alone.
         y: (b, n, dy).
         weight: of the gradient; in nats for 1.
 
     Returns:
         0-d zero: add it to a loss that maximises mutual information.
     """
-    u, v = (whiten(standardize(t).clamp(-CLIP, CLIP)) for t in (x, y))
+    u, v = (whiten(_varying(t)) for t in (x, y))
     cross = u.mT @ v / u.shape[1]
     raised = cross.square() / 2 + PAIRING * _idle_pairing(cross.detach(), u.shape[1]) * cross
     pull = weight * raised.sum((1, 2)).mean().to(x.dtype)
     return pull.detach() - pull
+
+
+def _varying(t: Tensor) -> Tensor:
+    """Standardised, clipped, and without gradient for constant features, which ``way_out`` is for.
+
+    What varies has a mean absolute deviation of one.
+    """
+    t = standardize(t).clamp(-CLIP, CLIP)
+    return torch.where(t.detach().abs().amax(1, keepdim=True) > 0.5, t, 0.0)
 
 
 @torch.no_grad()

@@ -12,10 +12,10 @@ class QueuedCriterion(nn.Module):
     """A criterion that also reads the last ``size`` rows it was given.
 
     In training, ``QueuedCriterion(criterion, 1024, 32, 32)(x, y)`` calls ``criterion`` with the rows of this step in
-    front of those of earlier steps, then keeps the new ones in place of the oldest; in eval mode the queue is neither
-    read nor written. Past rows carry no gradient (as the dictionary of MoCo, He et al. 2020, arXiv 1911.05722): of the
-    gradient of the whole set, the n rows of this step receive their n / (n + size). Adam and its kin do not mind; with
-    plain SGD multiply the learning rate.
+    front of those of earlier steps, in the wider of both precisions, then keeps the new ones in place of the oldest; in
+    eval mode the queue is neither read nor written. Past rows carry no gradient (as the dictionary of MoCo, He et al.
+    2020, arXiv 1911.05722): of the gradient of the whole set, the n rows of this step receive their n / (n + size).
+    Adam and its kin do not mind; with plain SGD multiply the learning rate.
 
     Past rows come from past weights: the estimate is of a mixture of encoders, and trails the present one by
     size / n steps. Keep that small against the time in which the codes move.
@@ -80,7 +80,8 @@ class QueuedCriterion(nn.Module):
         if not self.training:
             return self.criterion(x, y)
         past = self.filled
-        loss = self.criterion(torch.cat([x, self.x[:past].to(x)]), torch.cat([y, self.y[:past].to(y)]))
+        # of two precisions the wider: a narrow one may not hold the rows of the other
+        loss = self.criterion(torch.cat([x, self.x[:past]]), torch.cat([y, self.y[:past]]))
         self._keep(x.detach(), y.detach())
         return loss
 
@@ -93,11 +94,12 @@ class QueuedCriterion(nn.Module):
 
     @torch.no_grad()
     def _keep(self, x: Tensor, y: Tensor) -> None:
-        finite = finite_sets(x[None], y[None])[0]
+        x, y = x.to(self.x), y.to(self.y)
+        finite = finite_sets(x[None], y[None])[0]  # as kept: narrower numbers may not hold them
         n, kept = len(x), min(len(x), self.size)  # of a batch longer than the queue the last rows
         slots = (self.written + torch.arange(n - kept, n, device=x.device)) % self.size
         for queue, rows in ((self.x, x), (self.y, y)):
-            queue[slots] = torch.where(finite, rows[n - kept :].to(queue), queue[slots])
+            queue[slots] = torch.where(finite, rows[n - kept :], queue[slots])
         self.written += n * finite
 
     def reset(self) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mist_loss import MISTCriterion
+from mist_loss import MISTCriterion, QueuedCriterion
 from mist_loss.auditor import AuditWarning, MIAuditor, certify, gaussian_rows, principal_scores
 from mist_loss.meta.families import canonical_normal, signed_normal
 from mist_loss.meta.structures import canonical_mi
@@ -209,3 +209,9 @@ def test_labels_that_share_nothing_are_certified_nothing():
     u, v = (principal_scores(side.float()) for side in (x, y))
     certified, _ = certify(u, v, generator)
     assert certified < 0.2
+
+
+def test_a_wrapper_is_refused_at_once(model):
+    queue = QueuedCriterion(MISTCriterion(model), 64, 2, 2)
+    with pytest.raises(ValueError, match="criterion in it"):
+        MIAuditor(queue, lambda: (torch.randn(64, 2), torch.randn(64, 2)))  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mist_loss import MIST, cli, estimate_mi
+from mist_loss import MIST, MISTCriterion, cli, estimate_mi
 from mist_loss import estimate as estimate_module
 from mist_loss.estimate import label_entropy
 from mist_loss.model import quantiles, weights
@@ -312,3 +312,11 @@ def test_a_compiled_estimator_says_the_same(model):
     x, y = torch.randn(2, 3, 60, 2)
     for found, expected in zip(estimate_mi(x, y, model=compiled), estimate_mi(x, y, model=model), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_a_criterion_or_a_mask_is_explained(model):
+    x, y = np.random.default_rng(0).normal(size=(2, 40, 2))
+    with pytest.raises(ValueError, match=r"give criterion\.model"):
+        estimate_mi(x, y, model=MISTCriterion(model))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="without a mask"):
+        estimate_mi(np.ma.masked_array(x, mask=x > 1), y, model=model)

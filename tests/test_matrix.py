@@ -66,3 +66,17 @@ def test_heat_map(tmp_path):
     assert [path.name for path in paths] == ["mi.csv", "mi.png"]
     assert (tmp_path / "mi.png").read_bytes().startswith(b"\x89PNG")
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_single_column_is_checked_too(model):
+    for bad in (np.full((50, 1), np.nan), np.zeros((2, 1))):
+        with pytest.raises(ValueError, match="expected"):
+            matrix.mi_matrix(bad, model=model)
+    with pytest.raises(ValueError, match="level"):
+        matrix.mi_matrix(np.random.default_rng(0).normal(size=(50, 1)), level=5, model=model)
+
+
+def test_any_tensor_is_read(model):
+    rows = torch.randn(30, 2).bfloat16()
+    expected = matrix.mi_matrix(rows.float(), model=model).value
+    torch.testing.assert_close(matrix.mi_matrix(rows.requires_grad_(), model=model).value, expected, equal_nan=True)

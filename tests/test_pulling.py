@@ -92,3 +92,13 @@ def test_a_dead_pair_comes_to_life():
     cross = (a * rho.double()) @ b.T
     joint = torch.cat([torch.cat([a @ a.T, cross], 1), torch.cat([cross.T, b @ b.T], 1)])
     assert gaussian_mi(joint[None], 2).item() > 0.9 * canonical_mi(rho[:2]).item()
+
+
+def test_a_constant_feature_is_left_alone():
+    x, y = torch.randn(2, 128, 3)
+    x[:, 1] = 0.3
+    x.requires_grad_()
+    pulling(x[None], y[None], 2.0).backward()
+    assert x.grad is not None
+    assert (x.grad[:, 1] == 0).all()
+    assert x.grad[:, 0].norm() > 0

@@ -129,12 +129,12 @@ def test_reset_forgets():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_loss_sees_the_dtype_of_the_step(dtype):
+def test_loss_sees_the_wider_dtype_of_step_and_queue(dtype):
     queue = QueuedCriterion(Record(), 4, 1, 2)
     for start in (0, 4):
         x, y = rows(start, 4)
         queue(x.to(dtype), y.to(dtype))
-    assert seen_by(queue).x.dtype == dtype
+    assert seen_by(queue).x.dtype == torch.promote_types(dtype, torch.float32)
     assert sorted(numbers(seen_by(queue).x)) == list(range(8))
 
 
@@ -181,3 +181,13 @@ def test_bad_sizes(sizes):
 
 def test_repr():
     assert "size=4, dx=1, dy=2" in repr(QueuedCriterion(Record(), 4, 1, 2))
+
+
+def test_rows_that_the_queue_cannot_hold_are_not_kept(model):
+    queue = QueuedCriterion(MISTCriterion(model), 64, 2, 2)
+    queue(1e60 * torch.randn(16, 2).double(), torch.randn(16, 2))
+    assert queue.filled == 0
+    queue(1e5 * torch.randn(16, 2), torch.randn(16, 2))
+    loss = queue(torch.randn(16, 2).half(), torch.randn(16, 2).half())  # whose numbers end at 65,504
+    assert loss.isfinite()
+    assert queue.filled == 32

@@ -436,3 +436,32 @@ def test_anything_is_finite_or_told(criteria, pair, objective):
 @fuzz(1000)
 def test_a_thousand_things_are_finite_or_told(criteria, pair, objective):
     finite_or_told(criteria[objective], *pair)
+
+
+@pytest.mark.parametrize("objective", ["maximize", "minimize"])
+def test_codes_of_zeros_and_ones_have_the_gradient_of_ones_and_twos(objective):
+    criterion = MISTCriterion(objective=objective)
+    x = torch.randn(256, 4)
+    y = x + 0.5 * torch.randn(256, 4)
+    found = []
+    for shift in (0.0, 1.0):
+        code = ((x > 0).float() + shift).requires_grad_()
+        found.append(torch.autograd.grad(criterion(code, y), code)[0])
+    assert torch.cosine_similarity(found[0].flatten(), found[1].flatten(), dim=0) > 0.999
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_a_head_without_weights_wakes_up(value):
+    torch.manual_seed(1)
+    head = torch.nn.Linear(4, 3)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.constant_(head.bias, value)
+    criterion, optimizer = MISTCriterion(), torch.optim.SGD(head.parameters(), lr=0.1)
+    for step in range(15):
+        x = torch.randn(256, 4)
+        optimizer.zero_grad()
+        criterion(head(x), x + 0.5 * torch.randn(256, 4)).backward()
+        if not step:
+            assert 0 < head.weight.grad.norm() < 10  # type: ignore[union-attr]
+        optimizer.step()
+    assert 0 < head.weight.norm() < 100

@@ -226,7 +226,7 @@ def fit_marginal(
         )
     if not torch.isfinite(x).all():
         raise ValueError(f"expected finite values in {name}, got NaN or infinity: drop those rows")
-    with seeded(seed, x.device), torch.enable_grad():
+    with seeded(seed, x.device), torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
         order = torch.randperm(len(x)).to(x.device)
         held_out = max(FEWEST // 4, int(HELD_OUT * len(x)))
         test, train = x.double()[order[:held_out]], x.double()[order[held_out:]]

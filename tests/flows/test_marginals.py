@@ -186,3 +186,12 @@ def test_classifier_tells_samples_apart_only_where_they_differ():
     shifted = two_sample_auc(torch.randn(600, 3), torch.randn(600, 3) + torch.tensor([3.0, 0, 0]))
     assert abs(same - 0.5) < 0.07
     assert shifted == pytest.approx(0.5 + 0.5 * math.erf(3 / 2), abs=0.02)  # P(difference of two normals > 0)
+
+
+def test_autocast_does_not_reach_the_fit():
+    rows = torch.randn(300, 2)
+    plain, _ = fit_marginal(rows, epochs=2, strict=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast, _ = fit_marginal(rows, epochs=2, strict=False)
+    for key, tensor in plain.state_dict().items():
+        torch.testing.assert_close(cast.state_dict()[key], tensor, atol=0, rtol=0)
