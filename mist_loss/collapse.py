@@ -34,6 +34,13 @@ def way_out(x: Tensor, y: Tensor) -> Tensor:
     return total
 
 
+def varying(side: Tensor, clip: float) -> Tensor:
+    """A side (b, n, d), standardised and clipped; constant features are zero and without gradient, see ``way_out``."""
+    side = standardize(side).clamp(-clip, clip)
+    # what varies has a mean absolute deviation of one
+    return torch.where(side.detach().abs().amax(1, keepdim=True) > 0.5, side, 0.0)
+
+
 def _scatter(rows: int, columns: int, device: torch.device) -> Tensor:
     """(rows, columns) fixed irregular numbers of unit variance, without a generator to wait for."""
     i, j = torch.arange(1, rows + 1, device=device)[:, None], torch.arange(1, columns + 1, device=device)

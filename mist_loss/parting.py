@@ -10,7 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from mist_loss.model.frontend import standardize, whiten
+from mist_loss.collapse import varying
+from mist_loss.model.frontend import whiten
 
 CLIP = 3.0  # mean deviations: a few far rows should not decide
 BLOCK = 256  # rows whose distances are compared at once: memory stays linear in n
@@ -56,9 +57,7 @@ def _blocks(t: Tensor) -> Tensor:
 
 def _kernel(t: Tensor) -> Tensor:
     """(b k, n, n) Gaussian kernels of the blocks of a side, whitened, with zeros on the diagonal."""
-    t = standardize(t).clamp(-CLIP, CLIP)
-    live = t.detach().abs().amax(1, keepdim=True) > 0.5  # what varies has a mean absolute deviation of one
-    t = torch.where(live, t, 0.0)
+    t = varying(t, CLIP)
     t = _blocks(whiten(t).to(t.dtype))
     norms = t.square().sum(2)
     squares = (norms[:, :, None] + norms[:, None] - 2 * t @ t.mT).clamp_min(0)

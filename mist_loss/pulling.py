@@ -14,7 +14,8 @@ import math
 import torch
 from torch import Tensor
 
-from mist_loss.model.frontend import standardize, whiten
+from mist_loss.collapse import varying
+from mist_loss.model.frontend import whiten
 
 CLIP = 10.0  # mean deviations: at 3, encoders of heavy tails moved to where the estimate is too high
 PAIRING = 0.05  # slope along an idle direction: docs/objective.md
@@ -36,20 +37,11 @@ def pulling(x: Tensor, y: Tensor, weight: float) -> Tensor:
     Returns:
         0-d zero: add it to a loss that maximises mutual information.
     """
-    u, v = (whiten(_varying(t)) for t in (x, y))
+    u, v = (whiten(varying(t, CLIP)) for t in (x, y))
     cross = u.mT @ v / u.shape[1]
     raised = cross.square() / 2 + PAIRING * _idle_pairing(cross.detach(), u.shape[1]) * cross
     pull = weight * raised.sum((1, 2)).mean().to(x.dtype)
     return pull.detach() - pull
-
-
-def _varying(t: Tensor) -> Tensor:
-    """Standardised, clipped, and without gradient for constant features, which ``way_out`` is for.
-
-    What varies has a mean absolute deviation of one.
-    """
-    t = standardize(t).clamp(-CLIP, CLIP)
-    return torch.where(t.detach().abs().amax(1, keepdim=True) > 0.5, t, 0.0)
 
 
 @torch.no_grad()
