@@ -1,7 +1,6 @@
 """Mutual information as a loss."""
 
 import copy
-import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,16 @@ from mist_loss.model.projection import LearnedProjection
 from mist_loss.model.tracing import constant_result
 from mist_loss.parting import parting
 from mist_loss.pulling import pulling
-from mist_loss.validation import check_choice, check_level, finite_sets, paired_sets, require_finite
+from mist_loss.validation import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_level,
+    check_weight,
+    finite_sets,
+    paired_sets,
+    require_finite,
+)
 
 SIGNS = {"maximize": -1.0, "minimize": 1.0}
 TINY = 1e-32  # counts as zero
@@ -89,7 +97,8 @@ class MISTCriterion(nn.Module):
             (at least 4) of sides wider than the model reads, and leaves narrower ones alone.
         gather: under ``torch.distributed``, read the rows of all processes as one set, see
             ``mist_loss.distributed``: an encoder in ``DistributedDataParallel`` gets the gradient of the whole batch.
-            False, the default, reads the rows of this process.
+            False, the default, reads the rows of this process. With projection="sliced" every process draws its own
+            directions, so that the average over them is of more slices.
         pull: weight of the gradient that raises correlations, see ``mist_loss.pulling``; 0 leaves the gradient of the
             estimate alone. At the default it is twice the gradient of the true mutual information where a Gaussian
             dependence is weak. Codes wider than the model reads get none. Maximising only.
@@ -120,16 +129,15 @@ class MISTCriterion(nn.Module):
         if not isinstance(projection, LearnedProjection):
             check_choice("projection", projection, PROJECTIONS)
         self.projection = projection
-        for name, weight in (("pull", pull), ("push", push)):
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"expected a finite {name} of at least 0, got {weight}: 0 leaves it out")
-        self.components, self.gather, self.pull, self.push = components, gather, pull, push
+        self.pull, self.push = check_weight("pull", pull), check_weight("push", push)
+        self.gather, frozen = check_flag("gather", gather), check_flag("frozen", frozen)
         self.last: Last | None = None
         self._warned = False
         self.model = copy.deepcopy(model) if isinstance(model, MIST) else MIST.from_pretrained(model)
         limit = self.model.config.dims[1]
-        if components is not None and not 1 <= components <= limit:
-            raise ValueError(f"expected components between 1 and {limit}, which the model reads, got {components}")
+        self.components = components if components is None else check_count("components", components, limit)
+        if isinstance(projection, LearnedProjection):
+            check_count("k of LearnedProjection", max(projection.dims), limit)
         if components is not None and (projection == "none" or isinstance(projection, LearnedProjection)):
             raise ValueError(f"components needs a projection that is fitted or drawn, got {projection!r}: leave it out")
         if frozen:

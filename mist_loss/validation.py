@@ -1,5 +1,7 @@
 """Checks of what the user passes in, shared by ``estimate_mi`` and ``MISTCriterion``; all else trusts its input."""
 
+import math
+import numbers
 from collections.abc import Iterable
 
 import torch
@@ -99,6 +101,41 @@ def check_level(name: str, level: float) -> float:
     if not isinstance(level, float) or not 0 < level < 1:
         raise ValueError(f"expected {name} as a float strictly between 0 and 1, got {level!r}: 0.9 stands for 90%")
     return level
+
+
+def check_weight(name: str, weight: float) -> float:
+    """A finite number of at least 0.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(weight, numbers.Real) or isinstance(weight, bool) or not 0 <= weight < math.inf:
+        raise ValueError(f"expected {name} as a finite number of at least 0, got {weight!r}: 0 leaves it out")
+    return weight
+
+
+def check_flag(name: str, flag: bool) -> bool:
+    """True or False.
+
+    Raises:
+        ValueError: it is neither; a word such as "False" would count as true.
+    """
+    if not isinstance(flag, bool):
+        raise ValueError(f"expected {name} to be True or False, got {flag!r}")
+    return flag
+
+
+def check_count(name: str, count: int, most: int) -> int:
+    """A whole number from 1 to most.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(count, numbers.Integral) or isinstance(count, bool) or not 1 <= count <= most:
+        raise ValueError(
+            f"expected {name} as a whole number between 1 and {most}, which the model reads, got {count!r}"
+        )
+    return count
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> str:

@@ -382,6 +382,10 @@ def test_estimator_on_another_device(criterion):
         ({"projection": None}, "expected projection to be one of 'pca', 'random', 'sliced', 'none', got None"),
         ({"quantile": 1.0}, "expected quantile as a float strictly between 0 and 1, got 1.0"),
         ({"model": "no-such-model"}, "expected one of"),
+        ({"frozen": "False"}, "expected frozen to be True or False, got 'False'"),
+        ({"gather": 1}, "expected gather to be True or False, got 1"),
+        ({"pull": "2"}, "expected pull as a finite number of at least 0, got '2'"),
+        ({"push": True}, "expected push as a finite number of at least 0, got True"),
     ],
 )
 def test_bad_options(model, options, message):

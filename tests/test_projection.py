@@ -141,9 +141,9 @@ def test_components_also_reduce_what_the_model_could_read(model):
     torch.testing.assert_close(loss, MISTCriterion(model)(project(x[None], 4, "pca")[0], y))
 
 
-@pytest.mark.parametrize("components", [0, 9])
+@pytest.mark.parametrize("components", [0, 9, 4.0, "4", True])
 def test_bad_components(model, components):
-    with pytest.raises(ValueError, match=f"components between 1 and 8, which the model reads, got {components}"):
+    with pytest.raises(ValueError, match=f"components as a whole number between 1 and 8, .* got {components!r}"):
         MISTCriterion(model, components=components)
 
 
@@ -186,5 +186,7 @@ def test_learned_projection_refuses_other_sizes(model):
     criterion = MISTCriterion(model, projection=LearnedProjection(20, 3, 4))
     with pytest.raises(ValueError, match="expected x with the 20 dimensions of its LearnedProjection, got 21"):
         criterion(torch.randn(32, 21), torch.randn(32, 3))
+    with pytest.raises(ValueError, match=r"k of LearnedProjection as a whole number between 1 and 8, .* got 9"):
+        MISTCriterion(model, projection=LearnedProjection(20, 3, 9))
     with pytest.raises(ValueError, match="expected k of at least 1, got 0"):
         LearnedProjection(20, 3, 0)

@@ -191,6 +191,33 @@ def test_compiled_training_step(model, backend):
         torch.testing.assert_close(got, reference, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"pull": 0.0}, {"objective": "minimize"}, {"frozen": False}],
+    ids=["default", "bare", "minimize", "thawed"],
+)
+@pytest.mark.parametrize(("dx", "dy"), [(4, 4), (5, 7)])
+def test_gradients_of_the_default_compiler(options, dx, dy):
+    # with the shipped weights, whose summaries keep more for the backward pass than those of a small network
+    criterion = MISTCriterion(**options)
+    encoder = nn.Linear(dx, dx)
+    x = torch.randn(128, dx)
+    y = x[:, :1] + torch.randn(128, dy)
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        return criterion(x + encoder(x).tanh(), y)
+
+    def gradients(function: Any) -> Tensor:
+        inputs = [t.clone().requires_grad_() for t in (x, y)]
+        wanted = [*inputs, *encoder.parameters(), *(p for p in criterion.parameters() if p.requires_grad)]
+        return torch.cat([g.flatten() for g in torch.autograd.grad(function(*inputs), wanted)])
+
+    torch.compiler.reset()
+    expected, found = gradients(step), gradients(torch.compile(step, fullgraph=True))
+    torch.testing.assert_close(found, expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-3)
+
+
 class NoLooking(TorchDispatchMode):
     """Refuses operations whose result or shape the host has to wait for."""
 

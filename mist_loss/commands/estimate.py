@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 
@@ -33,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--projection",
         choices=PROJECTIONS,
-        default="pca",
+        default=None,
         help="for more dimensions than the model reads (default pca)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -46,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
     if args.x is None or args.y is None or args.output is not None:
         raise ValueError("expected --x COLS and --y COLS; --output belongs to --matrix, which compares all columns")
     x, y = tables.read_columns(args.file, args.x, args.y)
-    estimate = estimate_mi(x, y, args.level, args.model, args.projection)
+    estimate = estimate_mi(x, y, args.level, args.model, args.projection or "pca")
     value, low, high = (t.item() for t in estimate)
     rows, dims = len(x), (x.shape[1], y.shape[1])
     if args.json:
@@ -59,6 +58,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _matrix(args: argparse.Namespace) -> int:
+    if args.projection is not None:
+        raise ValueError("--projection is for many dimensions at once: leave it out, --matrix reads a column at a time")
     if args.output is not None and (args.output.suffix != ".csv" or not args.output.absolute().parent.is_dir()):
         raise ValueError(f"expected --output to be a .csv file in an existing folder, got {str(args.output)!r}")
     columns = tables.load(args.file)
@@ -77,8 +78,3 @@ def _matrix(args: argparse.Namespace) -> int:
     elif args.output is None:
         print(matrix.to_csv(estimate.value, rows, names), end="")
     return 0
-
-
-def _number(cell: float) -> float | None:
-    """JSON has no NaN."""
-    return None if math.isnan(cell) else cell

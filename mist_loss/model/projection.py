@@ -132,6 +132,11 @@ class LearnedProjection(nn.Module):
                 raise ValueError(f"expected {name} of at least 1, got {value}")
         self.x, self.y = (nn.Parameter(torch.randn(d, min(d, k)) / d**0.5) for d in (dx, dy))
 
+    @property
+    def dims(self) -> tuple[int, int]:
+        """Dimensions of x and of y afterwards."""
+        return self.x.shape[1], self.y.shape[1]
+
     def forward(self, x: Tensor, y: Tensor, adversary: bool = False) -> tuple[Tensor, Tensor]:
         """Project both sides.
 

@@ -241,7 +241,10 @@ def pair_tokens(kinds: list[Facing]) -> Tensor:
         shapes = pair_shapes(u, v, rho)
     places = [(math.log1p(i), i / 16, *map(float, marks)) for _, _, own, marks in kinds for i in range(own.shape[1])]
     place = rho.new_tensor(places).expand(len(rho), -1, -1)
-    return torch.cat([rho[..., None], gaussian_terms(rho, CAPS), shapes, place], dim=-1)
+    # Not of ``rho``: a backward pass compiled by inductor (torch 2.14) writes over a concatenation that was kept for it
+    # although a part of it, kept for something else, is the same memory. Nothing else keeps the absolute values.
+    strength = torch.cat([facing.rho.abs() for facing in kinds], dim=1)
+    return torch.cat([rho[..., None], gaussian_terms(strength, CAPS), shapes, place], dim=-1)
 
 
 def pair_shapes(u: Tensor, v: Tensor, rho: Tensor) -> Tensor:

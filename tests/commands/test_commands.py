@@ -83,6 +83,7 @@ def test_matrices_to_stdout(rows, capsys):
     [
         (["--x", "a"], "expected --x COLS and --y COLS"),
         (["--x", "a", "--y", "b", "--output", "mi.csv"], "--output belongs to --matrix"),
+        (["--matrix", "--projection", "random"], "--projection is for many dimensions"),
         (["--matrix", "--output", "mi.txt"], "expected --output to be a .csv file"),
         (["--matrix", "--output", "nowhere/mi.csv"], "in an existing folder"),
         (["--x", "a", "--y", "b", "--level", "90"], "expected level as a float strictly between 0 and 1"),
