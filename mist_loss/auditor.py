@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mist_loss.criterion import MISTCriterion
+from mist_loss.seeding import seeded
 from mist_loss.validation import finite_sets, paired_sets
 
 if TYPE_CHECKING:
@@ -120,7 +121,8 @@ class MIAuditor:
         """
         with torch.no_grad():
             x, y = self.codes()
-        x, y, single = paired_sets(x.detach(), y.detach(), min_rows=MIN_ROWS)
+            x, y, single = paired_sets(x, y, min_rows=MIN_ROWS)
+        x, y = x.detach(), y.detach()
         if not single:
             raise ValueError(f"expected held-out codes of shape (n, d), got {tuple(x.shape)}: audit one set at a time")
         if not finite_sets(x, y).all():
@@ -141,7 +143,7 @@ class MIAuditor:
         value, low, high = (float(t) for t in self._read(x[None], y[None]))
         orders = torch.stack([torch.randperm(len(y), generator=generator) for _ in range(SHUFFLES)]).to(y.device)
         shuffled = float((self._read(x.expand(SHUFFLES, -1, -1), y[orders])[1] > NEARLY_NOTHING).float().mean())
-        u, v = (principal_scores(t.float().cpu()) for t in (x, y))
+        u, v = (principal_scores(t.cpu()) for t in (x, y))
         certified, error = certify(u, v, generator)
         expected, noise = certify(*gaussian_rows(u, v, value, generator), generator)
         shortfall = value - expected
@@ -164,9 +166,7 @@ class MIAuditor:
         kept, gather, training = self.criterion.last, self.criterion.gather, self.criterion.training
         warned, self.criterion.gather = self.criterion._warned, False
         try:
-            devices = [x.device] if x.device.type == "cuda" else []
-            with torch.random.fork_rng(devices=devices):  # sliced projections draw
-                torch.manual_seed(self.steps)
+            with seeded(self.steps, x.device):  # sliced projections draw
                 self.criterion.eval()(x, y)
             assert self.criterion.last is not None
             return self.criterion.last[:3]
@@ -207,6 +207,7 @@ def principal_scores(x: Tensor) -> Tensor:
     A monotone map of a feature leaves the mutual information alone, dropping coordinates lowers it.
     """
     n, d = x.shape
+    x = x.to(torch.promote_types(x.dtype, torch.float32))  # no narrower than it came: rows far from zero would tie
     # ties share the middle of their ranks: in the order of the rows they would tie both sides to it
     columns = x.T.contiguous()
     ordered = columns.sort(1).values
@@ -274,9 +275,9 @@ def certify(u: Tensor, v: Tensor, generator: torch.Generator) -> tuple[float, fl
     n = len(u)
     order = torch.randperm(n, generator=generator)
     fit, select, judge = order.split([int(FIT * n), int(SELECT * n), n - int(FIT * n) - int(SELECT * n)])
-    with torch.enable_grad(), torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        critic = Critic(u[fit], v[fit])
+    start = int(torch.randint(2**31, (), generator=generator))
+    with torch.enable_grad(), torch.inference_mode(False), seeded(start, u.device):
+        critic = Critic(u[fit], v[fit]).float()
         optimizer = torch.optim.AdamW(critic.parameters(), lr=LR, weight_decay=1e-2)
 
         def quality(gain: float) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mist_loss.model import quantiles, weights
 from mist_loss.model.network import MIST
 from mist_loss.model.projection import METHODS, directions, project
-from mist_loss.validation import check_choice, check_level, paired_sets, require_finite
+from mist_loss.validation import as_tensor, check_choice, check_level, paired_sets, require_finite
 
 PROJECTIONS = (*METHODS, "none")
 ROWS_AT_ONCE = 1 << 13  # of sets read together: more no longer fit a processor's cache, and take a third longer
@@ -59,7 +59,7 @@ def estimate_mi(
     """
     check_level("level", level)
     check_choice("projection", projection, PROJECTIONS)
-    x, y, single = paired_sets(_as_tensor(x), _as_tensor(y))
+    x, y, single = paired_sets(as_tensor(x), as_tensor(y))
     require_finite(x, y)
     network = _resolve(model, x.device)
     note = projection_note(network, x, y, projection)
@@ -152,17 +152,6 @@ def interval(knots: Tensor, level: float) -> Estimate:
     """Point estimate and central interval, none of them negative, of predictive distributions (b, KNOTS): (b,) each."""
     low, high = (quantiles.quantile(knots, tail) for tail in ((1 - level) / 2, (1 + level) / 2))
     return Estimate(quantiles.mean(knots).clamp_min(0), low, high)
-
-
-def _as_tensor(sample: Tensor | np.ndarray) -> Tensor:
-    if not isinstance(sample, np.ndarray):
-        return sample
-    if isinstance(sample, np.ma.MaskedArray):
-        raise ValueError("expected an array without a mask: leave out rows with missing values, then give .data")
-    if sample.dtype.kind not in "biufc" or sample.dtype.itemsize > 8:
-        raise ValueError(f"expected an array of floating-point numbers, got dtype {sample.dtype}: use .astype(float)")
-    # a native, positive-stride, writable copy: torch shares memory with no other kind
-    return torch.from_numpy(sample.astype(sample.dtype.newbyteorder("="), order="C"))
 
 
 def _resolve(model: str | Path | MIST, device: torch.device) -> MIST:

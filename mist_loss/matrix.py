@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mist_loss.estimate import Estimate, estimate_mi
 from mist_loss.model.network import MIST
+from mist_loss.validation import refuse_masked
 
 ROWS_AT_ONCE = 1 << 16  # of the sets between two reports of progress, and in the memory of a GPU
 
@@ -69,6 +70,7 @@ def mi_matrix(
 
 def _columns(name: str, sample: ArrayLike) -> Tensor:
     """(d, n) float64, of a sample (n, d)."""
+    refuse_masked(name, sample)
     array = np.asarray(sample.detach().cpu().double() if isinstance(sample, Tensor) else sample, dtype=np.float64)
     if array.ndim != 2:
         raise ValueError(f"expected {name} of shape (n, d), got {array.shape}: a single feature is {name}[:, None]")

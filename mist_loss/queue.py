@@ -20,9 +20,10 @@ class QueuedCriterion(nn.Module):
     Past rows come from past weights: the estimate is of a mixture of encoders, and trails the present one by
     size / n steps. Keep that small against the time in which the codes move.
 
-    The rows and their number so far are persistent buffers, saved and restored with the state dict. A batch with a NaN
-    or an infinity is not kept. Every process has its own queue: a ``DistributedDataParallel`` around it needs
-    ``broadcast_buffers=False``, or that of the first rank replaces the others.
+    The rows and their number so far are persistent buffers in single precision, saved and restored with the state dict.
+    A batch with a NaN or an infinity, or a number that single precision does not hold, is not kept. Every process has
+    its own queue: a ``DistributedDataParallel`` around it needs ``broadcast_buffers=False``, or that of the first rank
+    replaces the others.
 
     Args:
         criterion: of two samples (n, d), such as ``MISTCriterion``; compile it or the encoder, not the queue, whose

@@ -1,5 +1,6 @@
 """Feature selection with scikit-learn: ``mutual_info`` for SelectKBest, ``MISTEstimator``. Extra ``selection``."""
 
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import ArrayLike
 from mist_loss.estimate import estimate_mi
 from mist_loss.matrix import ROWS_AT_ONCE
 from mist_loss.model.network import MIST
-from mist_loss.validation import MIN_ROWS
+from mist_loss.validation import MIN_ROWS, refuse_masked
 
 try:
     from sklearn.base import BaseEstimator
@@ -42,6 +43,8 @@ def mutual_info(
     Raises:
         ValueError: input that scikit-learn or ``estimate_mi`` refuses; a target that is the same in every row.
     """
+    refuse_masked("X", X)
+    refuse_masked("y", y)
     features, target = check_X_y(X, y, multi_output=True, ensure_min_samples=MIN_ROWS)
     return _by_feature(np.asarray(features), encode_target(np.asarray(target), discrete_target), model)
 
@@ -56,8 +59,12 @@ def encode_target(y: np.ndarray, discrete: bool | None) -> np.ndarray:
         raise ValueError(
             f"expected a target that varies, got {table[0].tolist()} in every row: it shares no information"
         )
+    if table.dtype.kind in "mM":
+        raise ValueError(f"expected a target of numbers or labels, got {table.dtype}: give times as numbers")
+    if table.dtype.kind == "O" and all(isinstance(cell, Real) and not isinstance(cell, bool) for cell in table.flat):
+        table = table.astype(np.float64)  # numbers that only look like labels, as pandas reads some columns
     if discrete is None:
-        discrete = table.dtype.kind not in "iuf" or not type_of_target(y).startswith("continuous")
+        discrete = table.dtype.kind not in "iuf" or not type_of_target(table).startswith("continuous")
     if not discrete:
         return table.astype(np.float64)
     return OneHotEncoder(sparse_output=False, drop="first").fit_transform(table)

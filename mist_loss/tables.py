@@ -73,9 +73,13 @@ def select(columns: Columns, specification: str) -> tuple[list[str], np.ndarray]
 def _numbers(name: str, column: ArrayLike) -> np.ndarray:
     """A column as (n, d) float64."""
     try:
-        kind = np.asarray(column).dtype.kind
-        if kind in "cmM":
-            raise TypeError({"c": "complex numbers", "m": "time spans", "M": "dates"}[kind])
+        # a column of dates with a time zone has a type of its own, and becomes an array of objects
+        kinds = {np.asarray(column).dtype.kind, getattr(getattr(column, "dtype", None), "kind", "")}
+        for kind, what in (("c", "complex numbers"), ("m", "time spans"), ("M", "dates")):
+            if kind in kinds:
+                raise TypeError(what)
+        if "U" in kinds and any("_" in str(cell) for cell in np.asarray(column).flat):
+            raise ValueError("digits with underscores")  # which Python reads as a number
         part = np.asarray(column, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"expected numbers in column {name!r}: {error}; remove or encode them first") from error
@@ -138,9 +142,26 @@ def _read_npy(path: Path) -> Columns:
     return {str(i): column for i, column in enumerate(array.T)}
 
 
+class _Archive(Mapping[str, np.ndarray]):
+    """The arrays of an NPZ file, each read when it is asked for: what nobody chooses may be large, or no numbers."""
+
+    def __init__(self, path: Path, names: list[str]):
+        self.path, self.names = path, names
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        with _readable(self.path), np.load(self.path, allow_pickle=False) as archive:
+            return archive[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
 def _read_npz(path: Path) -> Columns:
     with _readable(path), np.load(path, allow_pickle=False) as archive:
-        return dict(archive)
+        return _Archive(path, archive.files)
 
 
 def _read_parquet(path: Path) -> Columns:

@@ -3,12 +3,41 @@
 import math
 import numbers
 from collections.abc import Iterable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 MIN_ROWS = 4  # fewer rows, centred and scaled, leave nothing to estimate from
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def as_tensor(sample: Tensor | np.ndarray) -> Tensor:
+    """An array as a tensor; whatever is no array is left to later checks.
+
+    Raises:
+        ValueError: an array that is masked or whose numbers torch does not know.
+    """
+    if not isinstance(sample, np.ndarray):
+        return sample
+    refuse_masked("an array", sample)
+    if sample.dtype.kind not in "biufc" or sample.dtype.itemsize > 8:
+        raise ValueError(f"expected an array of floating-point numbers, got dtype {sample.dtype}: use .astype(float)")
+    # a native, positive-stride, writable copy: torch shares memory with no other kind
+    return torch.from_numpy(sample.astype(sample.dtype.newbyteorder("="), order="C"))
+
+
+def refuse_masked(name: str, sample: Any) -> None:
+    """Arrays whose mask or imaginary part a conversion would drop without a word.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if isinstance(sample, np.ma.MaskedArray):
+        raise ValueError(f"expected {name} without a mask: leave out rows with missing values, then give .data")
+    if sample.is_complex() if isinstance(sample, Tensor) else np.iscomplexobj(sample):
+        raise ValueError(f"expected {name} of floats, got complex numbers: give real and imaginary parts as columns")
 
 
 def paired_sets(x: Tensor, y: Tensor, min_rows: int = MIN_ROWS) -> tuple[Tensor, Tensor, bool]:

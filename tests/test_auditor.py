@@ -215,3 +215,34 @@ def test_a_wrapper_is_refused_at_once(model):
     queue = QueuedCriterion(MISTCriterion(model), 64, 2, 2)
     with pytest.raises(ValueError, match="criterion in it"):
         MIAuditor(queue, lambda: (torch.randn(64, 2), torch.randn(64, 2)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("change", [lambda t: t.double() + 1e8, lambda t: t.double() * 1e40])
+def test_offset_and_scale_of_the_codes_do_not_matter(criterion, change):
+    codes = gaussian(256, 4, 0.9, 0.8)
+    plain = MIAuditor(criterion, lambda: codes).audit()
+    found = MIAuditor(criterion, lambda: (change(codes[0]), change(codes[1]))).audit()
+    assert found.reasons == plain.reasons == ()
+    assert found.certified == pytest.approx(plain.certified, abs=0.05)
+
+
+def test_an_audit_seeds_no_other_device(criterion, monkeypatch):
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    codes = gaussian(64, 2, 0.5)
+    MIAuditor(criterion, lambda: codes).audit()
+    assert not seeds
+
+
+def test_the_default_dtype_does_not_matter_to_an_audit(criterion):
+    codes = gaussian(64, 2, 0.5)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert MIAuditor(criterion, lambda: codes).audit().rows == 64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_codes_that_are_no_tensors_are_refused(criterion):
+    with pytest.raises(ValueError, match="expected x to be a tensor, got ndarray"):
+        MIAuditor(criterion, lambda: tuple(t.numpy() for t in gaussian(64, 2, 0.5))).audit()

@@ -80,3 +80,11 @@ def test_any_tensor_is_read(model):
     rows = torch.randn(30, 2).bfloat16()
     expected = matrix.mi_matrix(rows.float(), model=model).value
     torch.testing.assert_close(matrix.mi_matrix(rows.requires_grad_(), model=model).value, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"), [(np.ma.masked_array(np.ones((9, 2))), "without a mask"), (1j * np.ones((9, 2)), "complex")]
+)
+def test_what_a_conversion_would_drop_is_refused(x, message):
+    with pytest.raises(ValueError, match=message):
+        matrix.mi_matrix(x)

@@ -80,3 +80,21 @@ def test_the_joint_estimate(rows):
     assert low < estimator.mutual_information_ < high
     assert estimator.score(X, y) == pytest.approx(estimator.mutual_information_)
     assert estimator.score(X, y[::-1]) < 0.05  # up to 0.017
+
+
+def test_numbers_that_are_objects_are_numbers(rows):
+    X, y = rows
+    np.testing.assert_array_equal(selection.mutual_info(X, y.astype(object)), selection.mutual_info(X, y))
+    labels = (y > 0).astype(int)
+    np.testing.assert_array_equal(
+        selection.encode_target(labels.astype(object), None), selection.encode_target(labels, None)
+    )
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [(np.arange(600).astype("datetime64[D]"), "give times as numbers"), (np.ma.masked_array(np.ones(600)), "a mask")],
+)
+def test_targets_that_are_no_numbers_are_refused(rows, y, message):
+    with pytest.raises(ValueError, match=message):
+        selection.mutual_info(rows[0], y)

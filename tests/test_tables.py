@@ -144,3 +144,26 @@ def test_an_archive_under_the_wrong_name(tmp_path):
     (tmp_path / "rows.npz").write_bytes(intact(".npy"))
     with pytest.raises(ValueError, match="not a readable NPZ"):
         tables.read_columns(tmp_path / "rows.npz", ":")
+
+
+def test_arrays_that_nobody_asks_for_are_not_read(tmp_path):
+    path = tmp_path / "rows.npz"
+    np.savez(path, a=np.ones(5), names=np.array(["a", None], dtype=object))
+    assert tables.read_columns(path, "a")[0].shape == (5, 1)
+    with pytest.raises(ValueError, match="not a readable NPZ file"):
+        tables.read_columns(path, "names")
+
+
+def test_dates_with_a_time_zone_are_dates(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    path = tmp_path / "rows.parquet"
+    pandas.DataFrame({"d": pandas.date_range("2020", periods=5, tz="UTC")}).to_parquet(path)
+    with pytest.raises(ValueError, match="expected numbers in column 'd': dates"):
+        tables.read_columns(path, "d")
+
+
+def test_underscores_are_no_digits(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("a\n1_0\n2\n")
+    with pytest.raises(ValueError, match="underscores"):
+        tables.read_columns(path, "a")

@@ -21,7 +21,7 @@ import torch
 from mist_loss.meta import bmi
 from mist_loss.meta.mixtures import MIXTURES
 from mist_loss.meta.paper import PAPER_IMD, PAPER_OOMD
-from mist_loss.training.stream import seeded
+from mist_loss.seeding import seeded
 
 if TYPE_CHECKING:
     from bmi import Task

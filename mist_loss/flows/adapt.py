@@ -32,8 +32,10 @@ from mist_loss.meta.mixtures import MIXTURES
 from mist_loss.model import quantiles
 from mist_loss.model.network import MIST
 from mist_loss.model.weights import find, save_weights, sha256
+from mist_loss.seeding import seeded
 from mist_loss.training.finetune import FinetuneConfig, finetune
-from mist_loss.training.stream import draw_seed, group, seeded
+from mist_loss.training.stream import draw_seed, group
+from mist_loss.validation import as_tensor
 
 HELD_OUT_SEED = -1  # of the problems that the gain is measured on; no run may use it
 HELD_OUT_GROUPS = 12
@@ -63,11 +65,12 @@ class Adaptation(NamedTuple):
     path: Path | None
 
 
+@torch.inference_mode(False)  # as in a hook of a validation, where nothing could be trained
 def adapt(
     model: str | Path | MIST,
     x: Tensor | np.ndarray,
     y: Tensor | np.ndarray | None = None,
-    output: Path | None = None,
+    output: str | Path | None = None,
     width: int | None = None,
     rows: tuple[int, int] = (64, 1024),
     mixture: str = "broad",
@@ -101,6 +104,7 @@ def adapt(
         ModuleNotFoundError: the ``flows`` extra is not installed.
     """
     config = config or FinetuneConfig()
+    output = None if output is None else Path(output)
     if mixture not in MIXTURES:
         raise ValueError(f"expected mixture to be one of {sorted(MIXTURES)}, got {mixture!r}")
     if not 0 <= replay <= 1:
@@ -160,7 +164,7 @@ def adapt(
         warnings.warn(
             f"the adapted estimator reads held-out problems worse than its parent, {after.error:.3f} nats off in place "
             f"of {before.error:.3f}: take more steps than {config.steps}, or stay with the parent",
-            stacklevel=2,
+            stacklevel=3,  # the decorator is a frame of its own
         )
     return Adaptation(adapted, flows, reports, before, after, path)
 
@@ -237,6 +241,7 @@ def parent_hash(model: str | Path | MIST) -> str:
     return sha256(find(model))
 
 
+@torch.inference_mode(False)
 def refresh(model: MIST, x: Tensor, y: Tensor, seconds: float = 30.0, seed: int = 0) -> dict[str, FlowReport]:
     """Give an estimator the flows of present codes, in place, in a bounded time; what ``MISTCriterion.refresh`` runs.
 
@@ -276,14 +281,15 @@ def refresh(model: MIST, x: Tensor, y: Tensor, seconds: float = 30.0, seed: int 
 
 
 def _rows(name: str, side: Tensor | np.ndarray, device: torch.device) -> Tensor:
-    rows = torch.as_tensor(side).detach()
+    rows = torch.as_tensor(as_tensor(side)).detach()
     if rows.ndim != 2 or not rows.is_floating_point():
         raise ValueError(f"expected {name} of shape (n, d), floating point, got {tuple(rows.shape)}, {rows.dtype}")
-    return rows.to(device, torch.float64)
+    return (rows.clone() if rows.is_inference() else rows).to(device, torch.float64)
 
 
 def _digest(rows: Tensor) -> str:
-    return hashlib.sha256(rows.cpu().contiguous().numpy().tobytes()).hexdigest()
+    shape = str(tuple(rows.shape)).encode()
+    return hashlib.sha256(shape + rows.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def _flows(

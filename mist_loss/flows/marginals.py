@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from mist_loss.flows.two_sample import two_sample_auc
-from mist_loss.training.stream import seeded
+from mist_loss.seeding import seeded
 
 ROWS_PER_DIMENSION = 50  # of a flow; with fewer the default width is smaller
 WIDEST = 64
 BOUND = 5.0  # beyond so many standard deviations a spline is the identity
 HELD_OUT = 0.2  # share of the rows
 FEWEST = 100  # rows
+FEWEST_VALUES = 32  # of a column besides its commonest one; fewer are labels or counts
 WORST_AUC = 0.85
 WORST_GAIN = -0.05  # nats a dimension below a Gaussian
 ROUND_TRIP = 1e-4
@@ -93,7 +94,7 @@ class Marginal(nn.Module):
         self.register_buffer("spread", torch.ones(dims, dtype=torch.float64))
         self.register_buffer("directions", torch.zeros(dims, width, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(width, dtype=torch.float64))
-        self.layers = nn.ModuleList(coupling_layers(width, layers, hidden, bins))
+        self.layers = nn.ModuleList(coupling_layers(width, layers, hidden, bins)).float()  # whatever the default
 
     @property
     def width(self) -> int:
@@ -104,6 +105,14 @@ class Marginal(nn.Module):
     def dims(self) -> int:
         """Dimensions of what ``generate`` gives."""
         return len(self.center) if self.exact else self.width
+
+    @property
+    def single(self) -> bool:
+        """Whether single precision tells the rows that ``generate`` gives apart: not far from zero, nor very small."""
+        if not self.exact:
+            return True
+        near = bool((self.center.abs() < 1e4 * self.spread).all())
+        return near and bool(((self.spread > 1e-30) & (self.spread < 1e30)).all())
 
     def project(self, x: Tensor) -> Tensor:
         """The coordinates that the flow's rows are in: x itself (n, dims), or its principal coordinates (n, width)."""
@@ -181,6 +190,7 @@ def _normal_log_density(rows: Tensor) -> Tensor:
     return -0.5 * (rows.square().sum(1) + rows.shape[1] * math.log(2 * math.pi))
 
 
+@torch.inference_mode(False)
 def fit_marginal(
     x: Tensor,
     width: int | None = None,
@@ -220,6 +230,7 @@ def fit_marginal(
         ModuleNotFoundError: the ``flows`` extra is not installed.
     """
     began = time.monotonic()
+    x = x.detach().clone() if x.is_inference() else x.detach()
     if x.ndim != 2 or len(x) < FEWEST:
         raise ValueError(
             f"expected {name} of shape (n, d) with at least {FEWEST} rows for a flow, got {tuple(x.shape)}"
@@ -231,6 +242,8 @@ def fit_marginal(
         held_out = max(FEWEST // 4, int(HELD_OUT * len(x)))
         test, train = x.double()[order[:held_out]], x.double()[order[held_out:]]
         marginal, explained = _principal(train, _allowed(x, width, name), width, name, (layers, hidden, bins))
+        if marginal.exact:
+            _require_no_labels(x, name)
         _require_continuous(marginal.whiten(x), name)
         white, unseen = marginal.whiten(train).float(), marginal.whiten(test).float()
         trained = _train(marginal, white, unseen, lr, epochs, patience, began + seconds)
@@ -315,12 +328,24 @@ def _principal(
     return marginal, float(singular[:kept].square().sum() / singular.square().sum())
 
 
+def _require_no_labels(x: Tensor, name: str) -> None:
+    """Refuse columns of labels or counts, which no principal direction need show; a ReLU's zeros may come often."""
+    for i, column in enumerate(x.T):
+        values, counts = torch.unique(column, return_counts=True)
+        others = len(column) - int(counts.max())  # rows of another value than the commonest
+        if len(values) - 1 < min(FEWEST_VALUES, others / 2):
+            raise ValueError(
+                f"expected continuous values in {name}, got column {i} with {len(values)} values in {len(column)} "
+                "rows: leave it out, or add noise of the size of a step, which can only lower the mutual information"
+            )
+
+
 def _require_continuous(white: Tensor, name: str) -> None:
     """Refuse features that take few values: no invertible map turns them into normal ones."""
     for column in white.T:
         values, counts = torch.unique((column * 1e6).round(), return_counts=True)
         most = int(counts.max())
-        if len(values) < len(column) / 2 or most > max(3, len(column) / 10):
+        if len(values) < 0.6 * len(column) or most > max(3, len(column) / 10):
             raise ValueError(
                 f"expected continuous values in {name}, got a principal direction with {len(values)} values in "
                 f"{len(column)} rows, one of them {most} times: drop repeated rows and discrete features, or add noise "

@@ -197,7 +197,8 @@ class Pushed:
 
     @staticmethod
     def _push(side: Marginal, normal: Tensor) -> Tensor:
-        return side.generate(normal).float()
+        rows = side.generate(normal)
+        return rows.float() if side.single else rows
 
     def normal(self, b: int, n: int) -> Problem:
         """b sets of n rows with standard normal marginals: what is mapped."""

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mist_loss.training.stream import seeded
+from mist_loss.seeding import seeded
 
 HIDDEN, STEPS = 64, 150
 

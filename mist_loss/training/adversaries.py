@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from mist_loss.criterion import PULL
+from mist_loss.seeding import seeded
 from mist_loss.training.pools import Codes, FlexiblePool, LinearPool, Pool, SamplePool, Trial
-from mist_loss.training.stream import SHARED, draw_seed, seeded
+from mist_loss.training.stream import SHARED, draw_seed
 
 VISITS = 2  # a step of the training
 # visited in turn

@@ -13,10 +13,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from mist_loss.meta.families import Problem
 from mist_loss.model.network import MIST
+from mist_loss.seeding import seeded
 from mist_loss.training import state
 from mist_loss.training.losses import departure, relative_loss
 from mist_loss.training.optimisation import OptimisationConfig, exponential_average, learning_rate
-from mist_loss.training.stream import draw_seed, seeded
+from mist_loss.training.stream import draw_seed
 
 if TYPE_CHECKING:
     from mist_loss.flows.pushed import PushedProblem

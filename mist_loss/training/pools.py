@@ -18,7 +18,7 @@ from mist_loss.meta.families import canonical_normal, student_mi, student_scale
 from mist_loss.meta.maps import random_coupling, random_rotation
 from mist_loss.meta.structures import canonical_mi
 from mist_loss.model.frontend import gaussianize, standardize, whiten
-from mist_loss.training.stream import seeded
+from mist_loss.seeding import seeded
 
 BEND = 16  # hidden units of a coupling layer
 HIDDEN = 64  # units of each hidden layer of a network

@@ -1,13 +1,12 @@
 """The stream of training problems: a pure function of seed, step and process, so that a run can go on anywhere."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
 from mist_loss.meta.families import Problem
 from mist_loss.meta.mixtures import Mixture
+from mist_loss.seeding import seeded
 
 SMALLEST, LARGEST = 8, 48  # sets of a group; a group shares one shape, so that nothing is padded
 STEPS, GROUPS = 2**20, 2**5  # of a run and of a step: so many seeds there are
@@ -26,15 +25,6 @@ def draw_seed(seed: int, step: int, process: int, index: int) -> int:
     """
     start = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "big")
     return (start + (step << 12) + (process << 5) + index) % 2**32
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw from torch's generators as seeded; the caller's random numbers are left alone."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices, device_type="cuda"):
-        torch.manual_seed(seed)
-        yield
 
 
 def group(mixture: Mixture, seed: int, step: int, process: int, index: int, device: torch.device) -> Problem:

@@ -303,3 +303,33 @@ def test_command_names_what_is_wrong(x, tmp_path, capsys):
     np.save(data, x.numpy()[:20])
     assert main(["adapt", str(data), "--x", "0:2", "--output", str(tmp_path / "run")]) == 2
     assert "at least 100 rows" in capsys.readouterr().err
+
+
+def test_rows_far_from_zero_keep_their_differences(model, x):
+    result = adapt(model, x.double() + 1e8, config=CONFIG, **FAST)
+    rows = Source(*result.flows, (16, 24), 2, "paper", 0, 0).pushed.pools[0].rows
+    assert all(len(column.unique()) > 0.99 * len(column) for column in rows.T)
+    near = adapt(model, x.double(), config=CONFIG, **FAST)
+    assert result.before.error == pytest.approx(near.before.error, rel=0.05)
+
+
+def test_rows_of_another_shape_are_another_run(model, x, tmp_path):
+    adapt(model, x, output=str(tmp_path / "run"), config=CONFIG, **FAST)
+    with pytest.raises(ValueError, match="another run"):
+        adapt(model, x.reshape(300, 1), output=tmp_path / "run", config=CONFIG, **FAST)
+
+
+def test_masked_rows_are_refused(model, x):
+    with pytest.raises(ValueError, match="without a mask"):
+        adapt(model, np.ma.masked_array(x.numpy(), mask=False))
+
+
+def test_refresh_in_a_validation_hook(model):
+    criterion = MISTCriterion(model)
+    with torch.inference_mode():
+        codes = torch.randn(150, 2)
+        reports = criterion.refresh(codes, codes[:, :1] + torch.randn(150, 1), seconds=1)
+    assert reports["x"].width == 2
+    x = torch.randn(32, 2, requires_grad=True)
+    criterion(x, x[:, :1]).backward()
+    assert x.grad.isfinite().all()

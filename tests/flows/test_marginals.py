@@ -195,3 +195,33 @@ def test_autocast_does_not_reach_the_fit():
         cast, _ = fit_marginal(rows, epochs=2, strict=False)
     for key, tensor in plain.state_dict().items():
         torch.testing.assert_close(cast.state_dict()[key], tensor, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("label", [lambda z: torch.rand(len(z), 1) > 0.5, lambda z: z.sum(1, keepdim=True) > 0])
+def test_a_label_among_continuous_columns_is_refused(label):
+    z = torch.randn(400, 3)
+    with pytest.raises(ValueError, match="column 3 with 2 values in 400 rows"):
+        fit_marginal(torch.cat([z, label(z)], dim=1))
+
+
+def test_zeros_of_a_relu_are_no_labels():
+    fit_marginal((torch.randn(400, 4) - 1.5).relu() + 0.01 * torch.randn(400, 1), epochs=1, strict=False)
+
+
+def test_rows_that_all_come_twice_are_refused():
+    with pytest.raises(ValueError, match="repeated rows"):
+        fit_marginal(banana(200).repeat(2, 1))
+
+
+def test_the_default_dtype_and_inference_mode_do_not_matter():
+    rows = banana(200)
+    expected, _ = fit_marginal(rows, layers=2, hidden=16, epochs=1, strict=False)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode():
+            found, _ = fit_marginal(rows.clone(), layers=2, hidden=16, epochs=1, strict=False)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(parameter.dtype == torch.float64 for parameter in found.parameters())
+    normal = torch.randn(20, 2, dtype=torch.float64)
+    torch.testing.assert_close(found.generate(normal), expected.generate(normal), atol=0.2, rtol=0)
