@@ -244,5 +244,6 @@ def test_the_default_dtype_does_not_matter_to_an_audit(criterion):
 
 
 def test_codes_that_are_no_tensors_are_refused(criterion):
+    x, y = (t.numpy() for t in gaussian(64, 2, 0.5))
     with pytest.raises(ValueError, match="expected x to be a tensor, got ndarray"):
-        MIAuditor(criterion, lambda: tuple(t.numpy() for t in gaussian(64, 2, 0.5))).audit()
+        MIAuditor(criterion, lambda: (x, y)).audit()  # type: ignore[arg-type, return-value]

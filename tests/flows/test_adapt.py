@@ -332,4 +332,5 @@ def test_refresh_in_a_validation_hook(model):
     assert reports["x"].width == 2
     x = torch.randn(32, 2, requires_grad=True)
     criterion(x, x[:, :1]).backward()
+    assert x.grad is not None
     assert x.grad.isfinite().all()
