@@ -306,17 +306,19 @@ def test_command_names_what_is_wrong(x, tmp_path, capsys):
 
 
 def test_rows_far_from_zero_keep_their_differences(model, x):
-    result = adapt(model, x.double() + 1e8, config=CONFIG, **FAST)
+    config = FinetuneConfig(steps=2, groups=1, warmup=1)
+    result = adapt(model, x.double() + 1e8, config=config, **FAST)
     rows = Source(*result.flows, (16, 24), 2, "paper", 0, 0).pushed.pools[0].rows
     assert all(len(column.unique()) > 0.99 * len(column) for column in rows.T)
-    near = adapt(model, x.double(), config=CONFIG, **FAST)
+    near = adapt(model, x.double(), config=config, **FAST)
     assert result.before.error == pytest.approx(near.before.error, rel=0.05)
 
 
 def test_rows_of_another_shape_are_another_run(model, x, tmp_path):
-    adapt(model, x, output=str(tmp_path / "run"), config=CONFIG, **FAST)
+    config = FinetuneConfig(steps=2, groups=1, warmup=1)
+    adapt(model, x, output=str(tmp_path / "run"), config=config, **FAST)
     with pytest.raises(ValueError, match="another run"):
-        adapt(model, x.reshape(300, 1), output=tmp_path / "run", config=CONFIG, **FAST)
+        adapt(model, x.reshape(300, 1), output=tmp_path / "run", config=config, **FAST)
 
 
 def test_masked_rows_are_refused(model, x):

@@ -205,7 +205,9 @@ def test_a_label_among_continuous_columns_is_refused(label):
 
 
 def test_zeros_of_a_relu_are_no_labels():
-    fit_marginal((torch.randn(400, 4) - 1.5).relu() + 0.01 * torch.randn(400, 1), epochs=1, strict=False)
+    fit_marginal(
+        (torch.randn(400, 4) - 1.5).relu() + 0.01 * torch.randn(400, 1), layers=1, hidden=8, epochs=1, strict=False
+    )
 
 
 def test_rows_that_all_come_twice_are_refused():
