@@ -11,11 +11,13 @@ import math
 import time
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mist_loss.flows.two_sample import two_sample_auc
 from mist_loss.seeding import seeded
+from mist_loss.validation import as_tensor
 
 ROWS_PER_DIMENSION = 50  # of a flow; with fewer the default width is smaller
 WIDEST = 64
@@ -114,8 +116,9 @@ class Marginal(nn.Module):
         near = bool((self.center.abs() < 1e4 * self.spread).all())
         return near and bool(((self.spread > 1e-30) & (self.spread < 1e30)).all())
 
-    def project(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor | np.ndarray) -> Tensor:
         """The coordinates that the flow's rows are in: x itself (n, dims), or its principal coordinates (n, width)."""
+        x = as_tensor(x)
         return x if self.exact else (((x.double() - self.center) / self.spread) @ self.directions).to(x.dtype)
 
     def whiten(self, x: Tensor) -> Tensor:

@@ -98,6 +98,7 @@ def test_too_wide_for_the_rows_keeps_principal_directions():
     marginal, report = fit_marginal(x, layers=2, hidden=16, epochs=2)
     assert (report.width, report.dims) == (4, 30)
     assert report.explained > 0.99
+    torch.testing.assert_close(marginal.project(x.numpy()), marginal.project(x), atol=0, rtol=0)
     assert marginal.project(x).shape == marginal.generate(torch.randn(200, 4)).shape == (200, 4)
     correlation = marginal.project(x).T.double().corrcoef()
     torch.testing.assert_close(correlation, torch.eye(4).double(), atol=0.1, rtol=0)
