@@ -195,10 +195,9 @@ class Pushed:
         normal = torch.randn(POOL, side.width, device=self.device)
         return cluster(self._push(side, normal), CLUSTERS), normal
 
-    @staticmethod
-    def _push(side: Marginal, normal: Tensor) -> Tensor:
+    def _push(self, side: Marginal, normal: Tensor) -> Tensor:
         rows = side.generate(normal)
-        return rows.float() if side.single else rows
+        return rows.float() if self.x.single and self.y.single else rows  # both sides in one precision
 
     def normal(self, b: int, n: int) -> Problem:
         """b sets of n rows with standard normal marginals: what is mapped."""

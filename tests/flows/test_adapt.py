@@ -307,10 +307,10 @@ def test_command_names_what_is_wrong(x, tmp_path, capsys):
 
 def test_rows_far_from_zero_keep_their_differences(model, x):
     config = FinetuneConfig(steps=2, groups=1, warmup=1)
-    result = adapt(model, x.double() + 1e8, config=config, **FAST)
+    result = adapt(model, x.double() + 1e8, x, config=config, **FAST)
     rows = Source(*result.flows, (16, 24), 2, "paper", 0, 0).pushed.pools[0].rows
     assert all(len(column.unique()) > 0.99 * len(column) for column in rows.T)
-    near = adapt(model, x.double(), config=config, **FAST)
+    near = adapt(model, x.double(), x, config=config, **FAST)
     assert result.before.error == pytest.approx(near.before.error, rel=0.05)
 
 
