@@ -156,6 +156,7 @@ def test_arrays_that_nobody_asks_for_are_not_read(tmp_path):
 
 def test_dates_with_a_time_zone_are_dates(tmp_path):
     pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
     path = tmp_path / "rows.parquet"
     pandas.DataFrame({"d": pandas.date_range("2020", periods=5, tz="UTC")}).to_parquet(path)
     with pytest.raises(ValueError, match="expected numbers in column 'd': dates"):
