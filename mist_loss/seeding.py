@@ -5,9 +5,11 @@ from contextlib import contextmanager
 
 import torch
 
+CPU = torch.device("cpu")
+
 
 @contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
     """Draw from torch's generators of the CPU and of a device as seeded; the caller's random numbers are left alone."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices, device_type="cuda"):

@@ -23,6 +23,7 @@ from mist_loss.evaluation.corpora import Corpus, Item
 from mist_loss.evaluation.estimators import LEVEL, Named, Predictive, named
 from mist_loss.evaluation.results import Result, Store, replace
 from mist_loss.meta.mixtures import MIXTURES
+from mist_loss.seeding import seeded
 from mist_loss.validation import MIN_ROWS
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ def estimate(corpus: str, item: Item, estimator: Named) -> Result:
     sample = corpora.digest(item)
     x, y = torch.from_numpy(item.x), torch.from_numpy(item.y)
     value = low = high = level = math.nan
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(sample, 16))
+    with seeded(int(sample, 16)):
         start = time.perf_counter()
         try:
             found = estimator.estimate(x, y)

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from mist_loss.evaluation import scenarios
 from mist_loss.evaluation.contenders import Contender, Named
 from mist_loss.evaluation.results import replace
-from mist_loss.evaluation.scenarios import Samples, Scenario, seeded
+from mist_loss.evaluation.scenarios import Samples, Scenario
+from mist_loss.seeding import seeded
 
 LR = 1e-2
 CHECKPOINTS = 20  # beside the start

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mist_loss.seeding import seeded
 from mist_loss.validation import paired_sets, require_finite
 
 SEED = 0
@@ -242,14 +243,13 @@ def _alone() -> Iterator[None]:
     """Seeds, gradients and silence for a library, which finds none of the caller's and leaves none of its own."""
     state = np.random.get_state()  # noqa: NPY002 - latentmi draws from it
     with (
-        torch.random.fork_rng(devices=[]),
+        seeded(SEED),
         torch.inference_mode(False),
         torch.enable_grad(),
         contextlib.redirect_stdout(io.StringIO()),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
-        torch.manual_seed(SEED)
         np.random.seed(SEED)  # noqa: NPY002
         try:
             yield

@@ -284,7 +284,7 @@ def _rows(name: str, side: Tensor | np.ndarray, device: torch.device) -> Tensor:
     rows = torch.as_tensor(as_tensor(side)).detach()
     if rows.ndim != 2 or not rows.is_floating_point():
         raise ValueError(f"expected {name} of shape (n, d), floating point, got {tuple(rows.shape)}, {rows.dtype}")
-    return (rows.clone() if rows.is_inference() else rows).to(device, torch.float64)
+    return rows.to(device, torch.float64)
 
 
 def _digest(rows: Tensor) -> str:

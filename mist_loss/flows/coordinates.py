@@ -10,7 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mist_loss.flows.marginals import WIDEST, Marginal, coupling_layers
+from mist_loss.flows.layers import coupling_layers
+from mist_loss.flows.marginals import WIDEST, Marginal
 from mist_loss.model.frozen import freeze
 
 UNLIKE = 4.0  # mean square of a normal direction, or its inverse, from which on rows are not of the modality

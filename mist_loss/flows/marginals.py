@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mist_loss.flows.continuity import require_continuous, require_no_labels
+from mist_loss.flows.layers import coupling_layers
 from mist_loss.flows.two_sample import two_sample_auc
 from mist_loss.seeding import seeded
 from mist_loss.validation import as_tensor
 
 ROWS_PER_DIMENSION = 50  # of a flow; with fewer the default width is smaller
 WIDEST = 64
-BOUND = 5.0  # beyond so many standard deviations a spline is the identity
 HELD_OUT = 0.2  # share of the rows
 FEWEST = 100  # rows
-FEWEST_VALUES = 32  # of a column besides its commonest one; fewer are labels or counts
 WORST_AUC = 0.85
 WORST_GAIN = -0.05  # nats a dimension below a Gaussian
 ROUND_TRIP = 1e-4
@@ -151,44 +151,6 @@ class Marginal(nn.Module):
         return rows.reshape(*normal.shape[:-1], rows.shape[-1])
 
 
-def coupling_layers(width: int, layers: int, hidden: int, bins: int) -> list[nn.Module]:
-    """Layers from the data outwards, each the identity (or a permutation) at first: a flow starts as a Gaussian."""
-    try:
-        from normflows import flows
-        from normflows.flows.neural_spline.coupling import PiecewiseRationalQuadraticCDF
-        from normflows.utils.splines import DEFAULT_MIN_DERIVATIVE
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f'flows need {error.name}: pip install "mist-loss[flows]"') from error
-    if width == 1:
-        # its forward is the direction without a square root; here that one is called inverse, as in coupling layers
-        return [_Swapped(PiecewiseRationalQuadraticCDF([1], num_bins=4 * bins, tails="linear", tail_bound=BOUND))]
-    found: list[nn.Module] = []
-    for i in range(layers):
-        coupling = flows.CoupledRationalQuadraticSpline(
-            width, 1, hidden, num_bins=bins, tail_bound=BOUND, reverse_mask=bool(i % 2)
-        )
-        last = coupling.prqct.transform_net.final_layer
-        nn.init.zeros_(last.weight)
-        # derivatives of one; the equal widths and heights this also gives are those of the identity
-        nn.init.constant_(last.bias, math.log(math.expm1(1 - DEFAULT_MIN_DERIVATIVE)))
-        found += [coupling, flows.LULinearPermute(width)] if i < layers - 1 else [coupling]
-    return found
-
-
-class _Swapped(nn.Module):
-    layer: nn.Module
-
-    def __init__(self, layer: nn.Module):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return self.layer.inverse(rows)  # type: ignore[operator]
-
-    def inverse(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return self.layer(rows)
-
-
 def _normal_log_density(rows: Tensor) -> Tensor:
     return -0.5 * (rows.square().sum(1) + rows.shape[1] * math.log(2 * math.pi))
 
@@ -246,8 +208,8 @@ def fit_marginal(
         test, train = x.double()[order[:held_out]], x.double()[order[held_out:]]
         marginal, explained = _principal(train, _allowed(x, width, name), width, name, (layers, hidden, bins))
         if marginal.exact:
-            _require_no_labels(x, name)
-        _require_continuous(marginal.whiten(x), name)
+            require_no_labels(x, name)
+        require_continuous(marginal.whiten(x), name)
         white, unseen = marginal.whiten(train).float(), marginal.whiten(test).float()
         trained = _train(marginal, white, unseen, lr, epochs, patience, began + seconds)
         marginal.double().requires_grad_(False).eval()
@@ -329,31 +291,6 @@ def _principal(
     marginal.directions.copy_(directions[:kept].T)
     marginal.scale.copy_(scale[:kept])
     return marginal, float(singular[:kept].square().sum() / singular.square().sum())
-
-
-def _require_no_labels(x: Tensor, name: str) -> None:
-    """Refuse columns of labels or counts, which no principal direction need show; a ReLU's zeros may come often."""
-    for i, column in enumerate(x.T):
-        values, counts = torch.unique(column, return_counts=True)
-        others = len(column) - int(counts.max())  # rows of another value than the commonest
-        if len(values) - 1 < min(FEWEST_VALUES, others / 2):
-            raise ValueError(
-                f"expected continuous values in {name}, got column {i} with {len(values)} values in {len(column)} "
-                "rows: leave it out, or add noise of the size of a step, which can only lower the mutual information"
-            )
-
-
-def _require_continuous(white: Tensor, name: str) -> None:
-    """Refuse features that take few values: no invertible map turns them into normal ones."""
-    for column in white.T:
-        values, counts = torch.unique((column * 1e6).round(), return_counts=True)
-        most = int(counts.max())
-        if len(values) < 0.6 * len(column) or most > max(3, len(column) / 10):
-            raise ValueError(
-                f"expected continuous values in {name}, got a principal direction with {len(values)} values in "
-                f"{len(column)} rows, one of them {most} times: drop repeated rows and discrete features, or add noise "
-                "of the size of a step to them, which can only lower the mutual information"
-            )
 
 
 def _train(

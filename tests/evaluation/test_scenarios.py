@@ -15,12 +15,12 @@ from mist_loss.evaluation.scenarios import (
     lower_bound,
     nonlinear,
     problem,
-    seeded,
     spectrum,
 )
 from mist_loss.meta.families import canonical_normal, signed_mi, student_mi
 from mist_loss.meta.maps import random_rotation
 from mist_loss.meta.structures import gaussian_mi
+from mist_loss.seeding import seeded
 
 SMALL = Linear("small", spectrum("decaying", 12, 4), dims=4)
 

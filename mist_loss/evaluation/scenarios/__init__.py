@@ -8,10 +8,10 @@ fields, so that a change of a class's name, fields or defaults makes them those 
 from mist_loss.evaluation.scenarios.hidden import Hidden
 from mist_loss.evaluation.scenarios.linear import Linear, spectrum
 from mist_loss.evaluation.scenarios.nonlinear import Nonlinear
-from mist_loss.evaluation.scenarios.problem import Scenario, Truth, seeded
+from mist_loss.evaluation.scenarios.problem import Scenario, Truth
 from mist_loss.evaluation.scenarios.samples import Samples
 
-__all__ = ["FULL", "QUICK", "Hidden", "Linear", "Nonlinear", "Samples", "Scenario", "Truth", "seeded", "spectrum"]
+__all__ = ["FULL", "QUICK", "Hidden", "Linear", "Nonlinear", "Samples", "Scenario", "Truth", "spectrum"]
 
 QUICK: tuple[Scenario, ...] = (
     Linear("Gaussian, decaying", spectrum("decaying", 24, 8), dims=8),

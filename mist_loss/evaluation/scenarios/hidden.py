@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mist_loss.evaluation.scenarios.encoders import matrix
-from mist_loss.evaluation.scenarios.problem import TRUTH_SEED, Truth, seeded
+from mist_loss.evaluation.scenarios.problem import TRUTH_SEED, Truth
 from mist_loss.meta.families import signed_normal, student_scale
+from mist_loss.seeding import seeded
 
 TRUTH_ROWS = 16384  # that the truth is averaged over
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from mist_loss.evaluation.scenarios.encoders import matrix
-from mist_loss.evaluation.scenarios.problem import MAP_SEED, Truth, seeded
+from mist_loss.evaluation.scenarios.problem import MAP_SEED, Truth
 from mist_loss.meta.families import canonical_normal, student_mi, student_scale
 from mist_loss.meta.maps import random_rotation
 from mist_loss.meta.structures import canonical_mi, gaussian_mi
+from mist_loss.seeding import seeded
 
 
 def spectrum(kind: str, views: int, dims: int) -> tuple[float, ...]:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from mist_loss.evaluation.scenarios.encoders import mlp
-from mist_loss.evaluation.scenarios.problem import TRUTH_SEED, seeded
+from mist_loss.evaluation.scenarios.problem import TRUTH_SEED
+from mist_loss.seeding import seeded
 
 FIT_ROWS, HELD_ROWS = 8192, 2048  # behind the bound, which cannot exceed log HELD_ROWS
 CRITIC_DIMS, CRITIC_BATCH = 32, 512

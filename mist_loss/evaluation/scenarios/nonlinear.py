@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from mist_loss.evaluation.scenarios.encoders import mlp
 from mist_loss.evaluation.scenarios.lower_bound import FIT_ROWS, HELD_ROWS, certified
-from mist_loss.evaluation.scenarios.problem import MAP_SEED, TRUTH_SEED, Truth, seeded
+from mist_loss.evaluation.scenarios.problem import MAP_SEED, TRUTH_SEED, Truth
 from mist_loss.meta.families import additive_noise, additive_noise_mi, canonical_normal
 from mist_loss.meta.maps import random_coupling, random_rotation
 from mist_loss.meta.structures import canonical_mi
+from mist_loss.seeding import seeded
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor, nn
 
 MAP_SEED = 11  # of the fixed maps between latents and views
@@ -65,11 +62,3 @@ class Scenario(Protocol):
 
     def truth(self, first: nn.Module, second: nn.Module) -> Truth:
         """What the codes of these encoders share."""
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw from torch's CPU generator as seeded; the caller's random numbers are left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
