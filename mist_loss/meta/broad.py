@@ -204,10 +204,9 @@ def _labels(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
 def _clustered(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     """Classes, and what a pair shares beyond its class: two views of an image; some pairs share it better than others.
 
-    There are at least three; more come about eight times or more on average, since nobody can count those that come
-    less often.
+    More than two come about eight times or more on average, since nobody can count those that come less often.
     """
-    k = 1 + int(2 * (max(2.0, min(32.0, n / 8)) / 2) ** float(torch.rand(())))
+    k = int(2 * (max(3.0, min(33.0, n / 8)) / 2) ** float(torch.rand(())))
     weights = torch.rand(b, k, device=device) + 0.2
     prior = weights / weights.sum(1, keepdim=True) if _chance(0.5) else torch.full_like(weights, 1 / k)
     spread = torch.exp(uniform(b, math.log(0.3), math.log(4.0), device)) * (torch.rand(b, device=device) < 0.85)

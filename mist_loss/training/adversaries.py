@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from mist_loss.criterion import PULL
 from mist_loss.seeding import seeded
 from mist_loss.training.pools import Codes, FlexiblePool, LinearPool, Pool, SamplePool, Trial
 from mist_loss.training.stream import SHARED, draw_seed
@@ -35,9 +34,7 @@ def draw_trial() -> Trial:
     dy = dx if torch.rand(()) < 0.75 else round(_log_uniform(2, widest))
     views = round(max(dx, dy) * _log_uniform(1, 3))
     lr, life = _log_uniform(3e-3, 3e-2), round(_log_uniform(30, 250))
-    # a criterion that is maximised pulls too, and encoders then pass through other codes; those that descend pass them
-    # the other way
-    return Trial(rows, dx, dy, views, lr, life, PULL if torch.rand(()) < 0.5 else 0.0)
+    return Trial(rows, dx, dy, views, lr, life, guided=bool(torch.rand(()) < 0.5))
 
 
 class Adversaries:

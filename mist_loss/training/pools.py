@@ -28,7 +28,8 @@ FIT_ROWS, HELD_ROWS = 1024, 512  # behind the lower bound
 class Trial(NamedTuple):
     """What the encoders of one pool share.
 
-    Rows, dimensions of codes and views, Adam's step size, visits they live, weight of the pull they follow besides.
+    Rows, dimensions of codes and views, Adam's step size, visits they live; guided: they follow the pull or push of a
+    criterion too, which leads them through other codes.
     """
 
     rows: int
@@ -37,7 +38,7 @@ class Trial(NamedTuple):
     views: int
     lr: float
     life: int
-    pull: float
+    guided: bool
 
 
 class Codes(NamedTuple):
@@ -97,7 +98,7 @@ class Coupling(nn.Module):
 
 
 class LinearPool(Pool):
-    """Linear encoders, up three times out of four, else down; half of those that ascend are bent.
+    """Linear encoders, up two times out of three, else down; half of those that ascend are bent.
 
     They start anywhere between random weights and the leading latents, which no code of their dimensions can beat: a
     life is too short to get there in many dimensions.
@@ -113,7 +114,7 @@ class LinearPool(Pool):
         decay = torch.exp(-torch.arange(trial.views, device=device) * torch.rand(b, 1, device=device) ** 2)
         heavy = torch.rand(b, device=device) < 0.25
         dof = torch.where(heavy, 1 + 9 * torch.rand(b, device=device), math.inf)
-        sign = torch.where(torch.rand(b, device=device) < 0.75, 1.0, -1.0)
+        sign = torch.where(torch.rand(b, device=device) < 2 / 3, 1.0, -1.0)
         super().__init__(trial, top * decay, sign)
         self.dof = dof
         # only upwards: a bend that hides dependence teaches nothing but doubt about all that looks independent

@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from mist_loss import provenance
+from mist_loss.criterion import PULL, PUSH
 from mist_loss.meta.families import Problem
 from mist_loss.meta.mixtures import MIXTURES
 from mist_loss.model import quantiles
 from mist_loss.model.network import MIST, MISTConfig
 from mist_loss.model.weights import find, save_weights, sha256
+from mist_loss.parting import parting
 from mist_loss.pulling import pulling
 from mist_loss.training import state
 from mist_loss.training.adversaries import INDEX, VISITS, Adversaries
@@ -90,11 +92,22 @@ def resist(model: nn.Module, pool: Pool, codes: Codes) -> Tensor:
     x, y = (side.detach().requires_grad_() for side in codes[:2])
     knots = model(x, y).float()
     climbed = quantiles.mean(knots).sum()
-    if pool.trial.pull:
-        climbed = climbed - len(x) * pulling(x, y, pool.trial.pull)
+    if pool.trial.guided:
+        climbed = climbed + guidance(pool, x, y)
     dx, dy = torch.autograd.grad(climbed, (x, y), retain_graph=True)
     pool.step(codes[:2], (dx, dy))
     return knots
+
+
+def guidance(pool: Pool, x: Tensor, y: Tensor) -> Tensor:
+    """Zero, with the gradient that a criterion adds to that of the estimates: its pull upwards, its push downwards."""
+    up, down = pool.sign > 0, pool.sign < 0
+    total = x.new_zeros(())
+    if up.any():
+        total = total - up.sum() * pulling(x[up], y[up], PULL)
+    if down.any():
+        total = total + down.sum() * parting(x[down], y[down], PUSH)
+    return total
 
 
 def pretrain(

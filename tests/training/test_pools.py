@@ -13,7 +13,7 @@ from mist_loss.training.pools import Coupling, FlexiblePool, LinearPool, SampleP
 from mist_loss.training.pretrain import resist
 
 CPU = torch.device("cpu")
-TRIAL = Trial(rows=64, dx=3, dy=5, views=7, lr=0.01, life=50, pull=0.0)
+TRIAL = Trial(rows=64, dx=3, dy=5, views=7, lr=0.01, life=50, guided=False)
 
 
 def pool(b=6, trial=TRIAL):
@@ -139,15 +139,17 @@ def test_free_rows_ascend():
     assert not torch.equal(rows.x, first)
 
 
-def test_a_pull_moves_codes_that_the_estimate_leaves_alone():
+def test_guided_encoders_go_their_way_where_the_estimate_says_nothing():
     class Deaf(MIST):
         def forward(self, x, y, normal=None):
             return torch.zeros(len(x), KNOTS) + 0 * (x.sum((1, 2)) + y.sum((1, 2)))[:, None]
 
-    for pull in (0.0, 2.0):
-        encoders = pool(trial=TRIAL._replace(rows=1024, pull=pull))
+    for guided in (False, True):
+        encoders = pool(trial=TRIAL._replace(rows=1024, guided=guided), b=12)
         before = encoders.mutual_information()
         for _ in range(10):
             resist(Deaf(), encoders, encoders.draw())
         moved = (encoders.mutual_information() - before) * encoders.sign
-        assert moved.mean() > 0.02 if pull else torch.equal(moved, torch.zeros(6)), moved
+        for way in (encoders.sign > 0, encoders.sign < 0):
+            assert way.any()
+            assert moved[way].mean() > 0.02 if guided else torch.equal(moved[way], torch.zeros(int(way.sum()))), moved
