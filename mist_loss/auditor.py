@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mist_loss.criterion import MISTCriterion
 from mist_loss.seeding import seeded
-from mist_loss.validation import finite_sets, paired_sets
+from mist_loss.validation import check_count, finite_sets, paired_sets
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -86,7 +86,7 @@ class MIAuditor:
         tolerance: nats of disagreement that are borne, beside the interval and the noise.
 
     Raises:
-        ValueError: every below 1, or a negative tolerance.
+        ValueError: every is no whole number of at least 1, or tolerance is negative.
     """
 
     def __init__(
@@ -96,8 +96,7 @@ class MIAuditor:
         every: int = 500,
         tolerance: float = 0.25,
     ):
-        if every < 1:
-            raise ValueError(f"expected every of at least 1, got {every}")
+        every = check_count("every", every)
         if not tolerance >= 0:
             raise ValueError(f"expected tolerance in nats, zero or more, got {tolerance}")
         if not hasattr(criterion, "last"):  # what torch.compile makes has it

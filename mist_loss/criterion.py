@@ -20,10 +20,12 @@ from mist_loss.model.tracing import constant_result
 from mist_loss.parting import parting
 from mist_loss.pulling import pulling
 from mist_loss.validation import (
+    MIN_ROWS,
     check_choice,
     check_count,
     check_flag,
     check_level,
+    check_rows,
     check_weight,
     finite_sets,
     paired_sets,
@@ -70,7 +72,8 @@ class MISTCriterion(nn.Module):
 
     Codes may collapse: constant, duplicated or collinear features give finite values and gradients, and when maximising
     the gradient leads constant ones back to life, see ``mist_loss.collapse``. The number does not depend on the scale
-    of the codes, so gradients grow as the codes shrink: clip them, or normalise the codes.
+    of the codes, so gradients grow as the codes shrink: clip them, or normalise the codes. In float16 those of codes
+    below about 1e-5 overflow on their way out, which a ``GradScaler`` takes for what it is.
 
     Accumulating gradients over k small batches averages k estimates of few rows each; that is not the estimate of all
     their rows, which leans on the prior less. Prefer larger batches, ``QueuedCriterion``, or ``gather=True`` on several
@@ -133,7 +136,10 @@ class MISTCriterion(nn.Module):
         self.gather, frozen = check_flag("gather", gather), check_flag("frozen", frozen)
         self.last: Last | None = None
         self._warned = False
-        self.model = copy.deepcopy(model) if isinstance(model, MIST) else MIST.from_pretrained(model)
+        with torch.inference_mode(False):  # weights born in inference mode could never serve autograd
+            self.model = copy.deepcopy(model) if isinstance(model, MIST) else MIST.from_pretrained(model)
+        if self.model.vector_mean.dtype.itemsize < 4:
+            self.model.float()  # its algebra needs it
         limit = self.model.config.dims[1]
         self.components = components if components is None else check_count("components", components, limit)
         if isinstance(projection, LearnedProjection):
@@ -189,9 +195,10 @@ class MISTCriterion(nn.Module):
         Raises:
             ValueError: input that cannot be used, see ``mist_loss.validation``.
         """
-        x, y, single = paired_sets(x, y)
+        x, y, single = paired_sets(x, y, min_rows=1 if self.gather else MIN_ROWS)
         if self.gather:
             x, y = gather_rows(x, y)
+            check_rows(x.shape[1])
         dims = (x.shape[2], y.shape[2])
         poison = None
         if x.device.type == "cpu" and not torch.compiler.is_compiling():

@@ -19,12 +19,13 @@ def gather_rows(*samples: Tensor) -> tuple[Tensor, ...]:
         (b, ranks * n, d) each.
 
     Raises:
-        ValueError: another shape on another rank. Looked at on the CPU only: elsewhere it would wait for the device.
+        ValueError: another shape or precision on another rank. Looked at on the CPU only: elsewhere it would wait for
+            the device.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return samples
     if samples[0].device.type == "cpu" and not torch.compiler.is_compiling():
-        _require_equal_shapes(samples)
+        _require_alike(samples)
     return tuple(_gather(sample) for sample in samples)
 
 
@@ -36,12 +37,13 @@ def _gather(sample: Tensor) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _require_equal_shapes(samples: tuple[Tensor, ...]) -> None:
-    own = torch.tensor([tuple(sample.shape) for sample in samples])
+def _require_alike(samples: tuple[Tensor, ...]) -> None:
+    own = torch.tensor([(*sample.shape, 8 * sample.dtype.itemsize) for sample in samples])
     shapes = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(shapes, own)
     if any(not torch.equal(shape, own) for shape in shapes):
         raise ValueError(
-            f"expected the same shapes on every process, got {[shape.tolist() for shape in shapes]}: "
-            "give each as many rows (drop_last=True in the loader), or use gather=False"
+            "expected the same shapes and bits of a number on every process, got "
+            f"{[shape.tolist() for shape in shapes]}: give each as many rows (drop_last=True in the loader) of one "
+            "dtype, or use gather=False"
         )

@@ -57,7 +57,7 @@ def estimate_mi(
         ValueError: input that cannot be used, see ``mist_loss.validation``; an unknown model or option.
         FileNotFoundError: the weights are missing.
     """
-    check_level("level", level)
+    level = check_level("level", level)
     check_choice("projection", projection, PROJECTIONS)
     x, y, single = paired_sets(as_tensor(x), as_tensor(y))
     require_finite(x, y)
@@ -156,9 +156,9 @@ def interval(knots: Tensor, level: float) -> Estimate:
 
 def _resolve(model: str | Path | MIST, device: torch.device) -> MIST:
     if isinstance(model, MIST):
+        if model.vector_mean.dtype.itemsize < 4:
+            raise ValueError(f"expected a MIST in float32 or float64, got {model.vector_mean.dtype}: call .float()")
         return model
-    if isinstance(model, torch.nn.Module):
-        raise ValueError(f"expected a MIST, got {type(model).__name__}: of a MISTCriterion give criterion.model")
     return _registered(str(model), device) if str(model) in weights.REGISTRY else _load(model, device)
 
 

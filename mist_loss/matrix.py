@@ -87,16 +87,27 @@ def to_csv(values: Tensor, rows: list[str], columns: list[str]) -> str:
     return text.getvalue()
 
 
+def require_matplotlib() -> None:
+    """Say what a heat map lacks, before a long run.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is missing, the extra ``tables``.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("a heat map needs matplotlib: pip install 'mist-loss[tables]'") from error
+
+
 def heat_map(values: Tensor, rows: list[str], columns: list[str], path: Path) -> None:
     """Draw the matrix, in nats, with the numbers in the cells where there is room for them.
 
     Raises:
         ModuleNotFoundError: matplotlib is missing, the extra ``tables``.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("a heat map needs matplotlib: pip install 'mist-loss[tables]'") from error
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     width, height = (min(2.5 + 0.5 * len(names), 30) for names in (columns, rows))
     figure = Figure(figsize=(width + 1, height), layout="constrained")
     axes = figure.subplots()
@@ -116,12 +127,12 @@ def heat_map(values: Tensor, rows: list[str], columns: list[str], path: Path) ->
 
 
 def write(path: Path, values: Tensor, rows: list[str], columns: list[str]) -> Iterable[Path]:
-    """Write the table to ``path`` and the heat map beside it, as .png; the two paths."""
+    """Write the table to ``path``, then the heat map beside it, as .png; the two paths."""
     picture = path.with_suffix(".png")
-    heat_map(values, rows, columns, picture)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(to_csv(values, rows, columns), encoding="utf-8")
     os.replace(temporary, path)
+    heat_map(values, rows, columns, picture)
     return path, picture
 
 

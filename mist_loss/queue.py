@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mist_loss.validation import finite_sets, paired_sets
+from mist_loss.validation import check_count, finite_sets, paired_sets
 
 
 class QueuedCriterion(nn.Module):
@@ -33,7 +33,7 @@ class QueuedCriterion(nn.Module):
         dy: dimensions of y.
 
     Raises:
-        ValueError: a size or a dimension below 1.
+        ValueError: a size or a dimension below 1, or no module.
     """
 
     x: Tensor
@@ -43,8 +43,9 @@ class QueuedCriterion(nn.Module):
     def __init__(self, criterion: nn.Module, size: int, dx: int, dy: int):
         super().__init__()
         for name, value in (("size", size), ("dx", dx), ("dy", dy)):
-            if value < 1:
-                raise ValueError(f"expected {name} of at least 1, got {value}")
+            check_count(name, value)
+        if not isinstance(criterion, nn.Module):
+            raise ValueError(f"expected criterion to be a module, such as MISTCriterion(), got {criterion!r}")
         self.criterion, self.size = criterion, size
         self.register_buffer("x", torch.zeros(size, dx))
         self.register_buffer("y", torch.zeros(size, dy))

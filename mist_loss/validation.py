@@ -1,6 +1,5 @@
 """Checks of what the user passes in, shared by ``estimate_mi`` and ``MISTCriterion``; all else trusts its input."""
 
-import math
 import numbers
 from collections.abc import Iterable
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 MIN_ROWS = 4  # fewer rows, centred and scaled, leave nothing to estimate from
+LARGEST_WEIGHT = 1e6  # of what is added to a gradient: far beyond any use, and within single precision
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -41,7 +41,7 @@ def refuse_masked(name: str, sample: Any) -> None:
 
 
 def paired_sets(x: Tensor, y: Tensor, min_rows: int = MIN_ROWS) -> tuple[Tensor, Tensor, bool]:
-    """Check two paired samples, and give both the form (b, n, d) and one dtype.
+    """Check two paired samples, and give both the form (b, n, d) and one dtype, float32 or float64.
 
     Args:
         x: (n, dx) or (b, n, dx), floating point.
@@ -53,7 +53,7 @@ def paired_sets(x: Tensor, y: Tensor, min_rows: int = MIN_ROWS) -> tuple[Tensor,
 
     Raises:
         ValueError: no dense tensor, an integer, boolean or complex dtype, wrong rank, an empty sample, different
-            numbers of rows or of sets, fewer than min_rows rows, different devices.
+            numbers of rows or of sets, fewer than min_rows rows, different devices, no values (device "meta").
     """
     for name, sample in (("x", x), ("y", y)):
         _check_sample(name, sample)
@@ -68,16 +68,28 @@ def paired_sets(x: Tensor, y: Tensor, min_rows: int = MIN_ROWS) -> tuple[Tensor,
             f"expected as many {what} in x as in y, got shapes {tuple(x.shape)} and {tuple(y.shape)}: "
             "row i of x and row i of y must be one joint observation"
         )
-    if x.shape[-2] < min_rows:
-        raise ValueError(
-            f"expected at least {min_rows} rows, got {x.shape[-2]}: pass a larger batch, "
-            "or gather rows from several steps or processes"
-        )
+    check_rows(x.shape[-2], min_rows)
     if x.device != y.device:
         raise ValueError(f"expected x and y on one device, got {x.device} and {y.device}: move one with .to()")
-    common = torch.promote_types(x.dtype, y.dtype)
+    if x.is_meta:
+        raise ValueError("expected x and y with values, got tensors on 'meta': move what makes them to a real device")
+    # at least single precision: in half of it gradients of several terms overflow where they are added up
+    common = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     x, y = x.to(common), y.to(common)
     return (x, y, False) if x.ndim == 3 else (x[None], y[None], True)
+
+
+def check_rows(rows: int, least: int = MIN_ROWS) -> None:
+    """Enough rows to estimate from.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    if rows < least:
+        raise ValueError(
+            f"expected at least {least} rows, got {rows}: pass a larger batch, "
+            "or gather rows from several steps or processes"
+        )
 
 
 def _check_sample(name: str, sample: Tensor) -> None:
@@ -91,7 +103,8 @@ def _check_sample(name: str, sample: Tensor) -> None:
             f"booleans with {name}.float(), split complex numbers with torch.view_as_real"
         )
     if sample.layout != torch.strided or sample.is_nested:
-        raise ValueError(f"expected {name} as a dense tensor, got {sample.layout}: convert it with {name}.to_dense()")
+        kind, to = ("a nested one", "to_padded_tensor(0)") if sample.is_nested else (sample.layout, "to_dense()")
+        raise ValueError(f"expected {name} as a dense tensor, got {kind}: convert it with {name}.{to}")
     if sample.ndim not in (2, 3):
         raise ValueError(
             f"expected {name} of shape (n, d), or (b, n, d) for b sets, got {tuple(sample.shape)}: "
@@ -127,20 +140,22 @@ def check_level(name: str, level: float) -> float:
     Raises:
         ValueError: it is not.
     """
-    if not isinstance(level, float) or not 0 < level < 1:
-        raise ValueError(f"expected {name} as a float strictly between 0 and 1, got {level!r}: 0.9 stands for 90%")
-    return level
+    if not isinstance(level, numbers.Real) or not 0 < level < 1:
+        raise ValueError(f"expected {name} as a number strictly between 0 and 1, got {level!r}: 0.9 stands for 90%")
+    return float(level)
 
 
 def check_weight(name: str, weight: float) -> float:
-    """A finite number of at least 0.
+    """A number from 0 to LARGEST_WEIGHT.
 
     Raises:
         ValueError: it is not.
     """
-    if not isinstance(weight, numbers.Real) or isinstance(weight, bool) or not 0 <= weight < math.inf:
-        raise ValueError(f"expected {name} as a finite number of at least 0, got {weight!r}: 0 leaves it out")
-    return weight
+    if not isinstance(weight, numbers.Real) or isinstance(weight, bool) or not 0 <= weight <= LARGEST_WEIGHT:
+        raise ValueError(
+            f"expected {name} as a number between 0 and {LARGEST_WEIGHT:g}, got {weight!r}: 0 leaves it out"
+        )
+    return float(weight)
 
 
 def check_flag(name: str, flag: bool) -> bool:
@@ -154,17 +169,17 @@ def check_flag(name: str, flag: bool) -> bool:
     return flag
 
 
-def check_count(name: str, count: int, most: int) -> int:
-    """A whole number from 1 to most.
+def check_count(name: str, count: int, most: int | None = None) -> int:
+    """A whole number from 1 to most, what the model reads; None is no limit.
 
     Raises:
         ValueError: it is not.
     """
-    if not isinstance(count, numbers.Integral) or isinstance(count, bool) or not 1 <= count <= most:
-        raise ValueError(
-            f"expected {name} as a whole number between 1 and {most}, which the model reads, got {count!r}"
-        )
-    return count
+    whole = isinstance(count, numbers.Integral) and not isinstance(count, bool)
+    if not whole or count < 1 or (most is not None and count > most):
+        limit = "of at least 1" if most is None else f"between 1 and {most}, which the model reads"
+        raise ValueError(f"expected {name} as a whole number {limit}, got {count!r}")
+    return int(count)
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
@@ -173,6 +188,7 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
     Raises:
         ValueError: it is none of them.
     """
+    choices = list(choices)
     if value not in choices:
         raise ValueError(f"expected {name} to be one of {', '.join(map(repr, choices))}, got {value!r}")
     return value

@@ -29,6 +29,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 CHECKPOINT = "checkpoint.safetensors"
+LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
 NOT_SETTINGS = ("resume", "compare", "tune", "seeds", "output", "device")  # they do not change what a run computes
 
 
@@ -38,8 +39,8 @@ def add_flags(parser: argparse.ArgumentParser, name: str, epochs: int, batch_siz
     parser.add_argument("--images", type=at_least(16), default=None, help="train on the first so many (default all)")
     parser.add_argument("--epochs", type=at_least(1), default=epochs)
     parser.add_argument("--batch-size", type=at_least(16), default=batch_size, help="rows of the estimate")
-    parser.add_argument("--lr", type=float, default=lr)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lr", type=number(0), default=lr)
+    parser.add_argument("--seed", type=at_least(0, LARGEST_SEED), default=0)
     parser.add_argument("--device", type=device, default="auto", help="auto (cuda or cpu), or any device torch knows")
     parser.add_argument("--amp", action="store_true", help="run the networks in bfloat16")
     parser.add_argument("--compile", action="store_true", help="torch.compile the networks")
@@ -51,25 +52,38 @@ def add_flags(parser: argparse.ArgumentParser, name: str, epochs: int, batch_siz
 def add_compare_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the recipes that have methods to compare."""
     parser.add_argument("--compare", action="store_true", help="all methods over --seeds, as one table")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5], help="of --compare")
+    parser.add_argument("--seeds", type=at_least(0, LARGEST_SEED), nargs="+", default=[3, 4, 5], help="of --compare")
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """A type for argparse: an integer that is not smaller."""
+def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
+    """A type for argparse: an integer that is not smaller, nor larger than ``most``."""
 
     def integer(text: str) -> int:
         if int(text) < least:
             raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
+        if most is not None and int(text) > most:
+            raise argparse.ArgumentTypeError(f"must be at most {most}, got {text}")
         return int(text)
 
     return integer
+
+
+def number(least: float) -> Callable[[str], float]:
+    """A type for argparse: a finite number that is not smaller."""
+
+    def real(text: str) -> float:
+        if not least <= float(text) < float("inf"):
+            raise argparse.ArgumentTypeError(f"must be a finite number of at least {least:g}, got {text}")
+        return float(text)
+
+    return real
 
 
 def device(name: str) -> torch.device:
     """A type for argparse: the named device, if a tensor can be put there; auto is cuda where there is one."""
     try:
         chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.empty(1, device=chosen)
+        torch.empty(1, device=chosen).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().split("\n")[0]
         raise argparse.ArgumentTypeError(
@@ -82,16 +96,19 @@ def start(args: argparse.Namespace) -> None:
     """Seed everything, ask for deterministic kernels, make the run's folder and write its settings there.
 
     Raises:
-        ValueError: the folder holds a run with other settings that was to be resumed; it is left as it is.
+        ValueError: the folder holds a run with other settings; it is left as it is.
     """
     read_notes(args)
+    config = args.output / "config.json"
+    if config.exists():
+        require_same(args, json.loads(config.read_text(encoding="utf-8")))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
     torch.use_deterministic_algorithms(True, warn_only=True)
     random.seed(args.seed)
-    np.random.seed(args.seed % 2**32)  # noqa: NPY002 - libraries draw from it
+    np.random.seed(args.seed)  # noqa: NPY002 - libraries draw from it
     torch.manual_seed(args.seed)
     args.output.mkdir(parents=True, exist_ok=True)
-    write(args.output / "config.json", json.dumps(settings(args), indent=2))
+    write(config, json.dumps(settings(args), indent=2))
 
 
 def settings(args: argparse.Namespace) -> dict:
@@ -189,15 +206,27 @@ def read_notes(args: argparse.Namespace) -> dict | None:
         return None
     with safe_open(path, framework="pt") as file:
         notes = json.loads(file.metadata()["notes"])
-    saved, now = notes.pop("settings"), json.loads(json.dumps(settings(args)))
-    if saved != now:
-        changed = ", ".join(
-            f"{key} {saved.get(key)} there, {now.get(key)} now"
-            for key in sorted(saved | now)
-            if saved.get(key) != now.get(key)
-        )
-        raise ValueError(f"expected the settings of the checkpoint in {args.output}, got others: {changed}")
+    require_same(args, notes.pop("settings"))
     return notes
+
+
+def require_same(args: argparse.Namespace, saved: dict) -> None:
+    """Compare the settings with those of the run in the folder, which another run would destroy.
+
+    Raises:
+        ValueError: they differ.
+    """
+    now = json.loads(json.dumps(settings(args)))
+    changed = ", ".join(
+        f"{key} {saved.get(key)} there, {now.get(key)} now"
+        for key in sorted(saved | now)
+        if saved.get(key) != now.get(key)
+    )
+    if changed:
+        raise ValueError(
+            f"expected the settings of the run in {args.output}, got others ({changed}): "
+            "choose another --output, or remove that folder"
+        )
 
 
 def load_checkpoint(

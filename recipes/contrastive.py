@@ -35,6 +35,7 @@ from common import (
     linear_probe,
     load_checkpoint,
     neighbour_probe,
+    number,
     report,
     save_checkpoint,
     save_figure,
@@ -56,6 +57,7 @@ from mist_loss.model.frontend import whiten
 PROBE_IMAGES = 5000  # of a large set: enough to compare encoders, and quick
 TEMPERATURE = 0.2  # of NT-Xent
 HEAD = 64  # dimensions of the head that NT-Xent, VICReg and Barlow Twins see
+REDUNDANCY = 0.15  # weight of that part of Barlow Twins; the published 0.005 is of a head of 8,192
 GROUP = 4  # features in a set that MIST reads
 TURNS = 4  # rotations a step: one alone is a noisy choice of directions
 OBJECTIVES = ("mist", "infomax", "ntxent", "vicreg", "barlow", "mist+ntxent")
@@ -77,9 +79,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--features", type=at_least(1), default=16, help="dimensions of the representation that is probed"
     )
-    parser.add_argument("--share", type=float, default=0.1, help="weight of MIST beside NT-Xent")
+    parser.add_argument("--share", type=number(0), default=0.1, help="weight of MIST beside NT-Xent")
     parser.add_argument(
-        "--noise", type=float, default=0.0, help="on the whitened features that MIST reads, standard deviation"
+        "--noise", type=number(0), default=0.0, help="on the whitened features that MIST reads, standard deviation"
     )
     parser.add_argument(
         "--queue",
@@ -193,7 +195,9 @@ class Objective(nn.Module):
             self.criterion = TurnedCriterion(name != "infomax", noise)
             if queue and name != "infomax":  # which pairs features with two other things in turn
                 self.criterion = QueuedCriterion(self.criterion, queue, features, features)
-        self.contrast = {"vicreg": VICRegLoss(), "barlow": BarlowTwinsLoss()}.get(name, NTXentLoss(TEMPERATURE))
+        self.contrast = {"vicreg": VICRegLoss(), "barlow": BarlowTwinsLoss(REDUNDANCY)}.get(
+            name, NTXentLoss(TEMPERATURE)
+        )
         scaled = nn.BatchNorm1d(features, affine=False)  # the criterion reads through it, InfoNCE's bound does not
         self.head = scaled if name in ("mist", "infomax") else build_head(features, HEAD)
         self.local = build_head(channels, features) if name == "infomax" else None
@@ -339,7 +343,7 @@ def main(arguments: list[str] | None = None) -> None:
             report(table(sweep(run, args, "objective", OBJECTIVES), "objective", COLUMNS), args)
             return
         result = run(args)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"contrastive.py: {error}") from error
     print(
         f"linear probe, held-out accuracy: trained encoder {result['linear']:.1f}%, "

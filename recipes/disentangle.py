@@ -161,7 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         weights = WEIGHTS if args.data == "digits" else WEIGHTS | LIGHTER
         result = carry_out(args, Study(run, weights, COLUMNS, ("leak_content", "leak_style"), ("content", "style")))
-    except (ValueError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         raise SystemExit(f"disentangle.py: {error}") from error
     if result is None:
         return

@@ -28,6 +28,7 @@ from common import (
     at_least,
     batches,
     load_checkpoint,
+    number,
     save_checkpoint,
     save_figure,
     save_tensors,
@@ -54,7 +55,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--embedding", type=at_least(1), default=32, help="principal components that stand for the image"
     )
-    parser.add_argument("--noise", type=float, default=0.5, help="standard deviation of the noise on z")
+    parser.add_argument("--noise", type=number(0), default=0.5, help="standard deviation of the noise on z")
     args = parser.parse_args(arguments)
     if args.noise <= 0:
         parser.error(f"--noise must be positive, got {args.noise:g}: without it I(x; z) is infinite")
@@ -68,7 +69,7 @@ class Classifier(nn.Module):
 
     def __init__(self, channels: int, features: int, classes: int, noise: float):
         super().__init__()
-        self.noise = noise
+        self.classes, self.noise = classes, noise
         self.encoder = nn.Sequential(small_trunk(channels), nn.Linear(1024, features), nn.Tanh())
         self.head = nn.Sequential(nn.Linear(features, 64), nn.ReLU(), nn.Linear(64, classes))
 
@@ -102,9 +103,8 @@ def measure(model: Classifier, images: Images, embedding: Tensor, device: torch.
     x, y = images.test[: len(embedding)].to(device), images.test_labels[: len(embedding)]
     clean = model.encoder(x).float().cpu()
     z = clean + model.noise * torch.randn_like(clean)
-    classes = int(images.train_labels.max()) + 1
-    of_image, of_class = estimate_mi(embedding, z), estimate_mi(z, F.one_hot(y, classes).float())
-    share = y.bincount(minlength=classes) / len(y)
+    of_image, of_class = estimate_mi(embedding, z), estimate_mi(z, F.one_hot(y, model.classes).float())
+    share = y.bincount() / len(y)
     entropy = torch.special.entr(share).sum().item()
     half = len(z) // 2
     probe = LogisticRegression(max_iter=1000).fit(z[:half].numpy(), y[:half].numpy())
@@ -185,9 +185,9 @@ def draw_plane(history: list[dict]) -> Figure:
 def run(args: argparse.Namespace) -> dict:
     """Train, measure and write the run's folder; returns the last row."""
     images = load_images(args.data)
+    classes = int(images.train_labels.max()) + 1  # of all: the first so many may lack some
     images = images._replace(train=images.train[: args.images], train_labels=images.train_labels[: args.images])
     start(args)
-    classes = int(images.train_labels.max()) + 1
     model = Classifier(images.train.shape[1], args.features, classes, args.noise).to(args.device)
     clock = seconds(args.device)
     history = train(args, images, model)
@@ -204,7 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     try:
         result = run(args)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"information_plane.py: {error}") from error
     print(
         f"accuracy {result['accuracy']:.1f}% through the noise\n"

@@ -30,7 +30,7 @@ WEIGHTS = {
     "club": 1.0,
     "mine": 3.0,
     "hsic": 10.0,
-    "adversary": 1.0,
+    "adversary": 3.0,
 }
 COLUMNS = {
     "attribute, above chance": "leak",
@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     try:
         result = carry_out(args, Study(run, WEIGHTS, COLUMNS, ("leak",), ("task",)))
-    except (ValueError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         raise SystemExit(f"invariance.py: {error}") from error
     if result is None:
         return

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch import Tensor
 
+from common import LARGEST_SEED, at_least, number
 from mist_loss import MIST
 from mist_loss.evaluation import embeddings
 from mist_loss.flows.adapt import Adaptation, adapt
@@ -142,13 +143,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--emoji", type=Path, default=Path("."), help="folder of the two .tgz of npm pack")
     parser.add_argument("--cache", type=Path, default=Path("runs/embeddings"), help="embeddings are kept here")
     parser.add_argument("--model", default="mist-base")
-    parser.add_argument("--width", type=int, default=8, help="principal directions of an embedding")
-    parser.add_argument("--rows", type=int, default=500, help="of a set that is judged")
-    parser.add_argument("--sets", type=int, default=2, help="judged for each number of sources and flip rate")
-    parser.add_argument("--steps", type=int, default=FinetuneConfig().steps)
-    parser.add_argument("--groups", type=int, default=FinetuneConfig().groups)
-    parser.add_argument("--replay", type=float, default=0.25)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--width", type=at_least(1), default=8, help="principal directions of an embedding")
+    parser.add_argument("--rows", type=at_least(4), default=500, help="of a set that is judged")
+    parser.add_argument("--sets", type=at_least(1), default=2, help="judged for each number of sources and flip rate")
+    parser.add_argument("--steps", type=at_least(1), default=FinetuneConfig().steps)
+    parser.add_argument("--groups", type=at_least(1), default=FinetuneConfig().groups)
+    parser.add_argument("--replay", type=number(0), default=0.25)
+    parser.add_argument("--seed", type=at_least(0, LARGEST_SEED), default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/new_modality"), help="an interrupted run goes on")
     parser.add_argument("--smoke", action="store_true", help="two steps, to see that everything works")
     args = parser.parse_args(arguments)
@@ -185,9 +186,8 @@ def summary(rows: list[dict[str, float]]) -> dict[str, float]:
     }
 
 
-def main(arguments: list[str] | None = None) -> dict:
+def run(args: argparse.Namespace) -> dict:
     """Adapt, judge on real pairs, and write figure and result; returns the result."""
-    args = parse(arguments)
     args.output.mkdir(parents=True, exist_ok=True)
     views = load(args)
     order = torch.randperm(len(views.labels), generator=torch.Generator().manual_seed(args.seed))
@@ -236,6 +236,15 @@ def main(arguments: list[str] | None = None) -> dict:
         )
     print(f"{minutes['wall']:.1f} minutes, {minutes['core']:.1f} of one core; all in {args.output}")
     return found
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    """Run it by flags; returns the result."""
+    args = parse(arguments)
+    try:
+        return run(args)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        raise SystemExit(f"new_modality.py: {error}") from error
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from common import (
     batches,
     load_checkpoint,
     neural_probe,
+    number,
     report,
     save_checkpoint,
     save_figure,
@@ -63,9 +64,9 @@ def add_penalty_flags(parser: argparse.ArgumentParser, name: str, penalties: Ite
     add_compare_flags(parser)
     parser.add_argument("--tune", action="store_true", help="a few weights of every penalty on seeds 0 to 2, as tables")
     parser.add_argument("--penalty", choices=list(penalties), default="mist")
-    parser.add_argument("--weight", type=float, default=None, help="of the penalty (default: see WEIGHTS)")
-    parser.add_argument("--noise", type=float, default=0.5, help="standard deviation of the noise on the codes")
-    parser.add_argument("--rebuild", type=float, default=50.0, help="weight of the squared error")
+    parser.add_argument("--weight", type=number(0), default=None, help="of the penalty (default: see WEIGHTS)")
+    parser.add_argument("--noise", type=number(0), default=0.5, help="standard deviation of the noise on the codes")
+    parser.add_argument("--rebuild", type=number(0), default=50.0, help="weight of the squared error")
 
 
 def fit(
@@ -76,8 +77,7 @@ def fit(
     `losses` gives, for a model and a batch, the cross entropy, the squared error, and the two codes, (b, dx) and
     (b, dy), that the penalty is to pull apart.
     """
-    learned = list(penalty.parameters()) if not isinstance(penalty, Fitted) else []  # Fitted has its own optimiser
-    optimizer = torch.optim.AdamW([*model.parameters(), *learned], lr=args.lr, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=1e-4)
     optimizers = [optimizer, *([penalty.optimizer] if isinstance(penalty, Fitted) else [])]
     both = nn.ModuleDict({"model": model, "penalty": penalty})
     notes = load_checkpoint(args, both, optimizers) or {"history": [], "seconds": 0.0}
@@ -96,7 +96,7 @@ def fit(
             with amp(args):
                 task, rebuilt, x, y = losses(model, part)
             x, y = x.float(), y.float()
-            penalty.learn(x, y)
+            penalty.learn(x, y, part.content, part.style)
             shared = penalty(x, y, part.content, part.style)
             optimizer.zero_grad()
             weight = args.weight * min(1.0, progress / WARM_UP)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from mist_loss import MISTCriterion
 from mist_loss.evaluation.contenders import hsic
 
-INNER_STEPS, INNER_LR, HIDDEN = 5, 2e-3, 64  # of CLUB and MINE, at each step of the encoder
+INNER_STEPS, INNER_LR, HIDDEN = 5, 2e-3, 64  # of CLUB, MINE and the adversary, at each step of the encoder
 READ = 32  # labels as one-hot rows: eight rows a dimension in a batch of 256
 
 
@@ -33,8 +33,8 @@ class Penalty(nn.Module):
     x: (n, dx); y: (n, dy); the labels (n,) are of what each of them should keep.
     """
 
-    def learn(self, x: Tensor, y: Tensor) -> None:
-        """Fit what is inside to detached codes."""
+    def learn(self, x: Tensor, y: Tensor, x_label: Tensor, y_label: Tensor) -> None:
+        """Fit what is inside to this batch."""
 
     def forward(self, x: Tensor, y: Tensor, x_label: Tensor, y_label: Tensor) -> Tensor:
         """Nothing."""
@@ -82,7 +82,26 @@ def _stack(first: Tensor, second: Tensor) -> Tensor:
 
 
 class Fitted(Penalty):
-    """An estimator of torch_mist, fitted for a few steps before each step of the encoder.
+    """A penalty with networks of its own, which take INNER_STEPS steps of Adam before each step of the encoder."""
+
+    optimizer: torch.optim.Optimizer
+
+    def fit_loss(self, x: Tensor, y: Tensor, x_label: Tensor, y_label: Tensor) -> Tensor:
+        """What the networks minimise."""
+        raise NotImplementedError
+
+    def learn(self, x: Tensor, y: Tensor, x_label: Tensor, y_label: Tensor) -> None:
+        """Fit the networks to this batch; afterwards they are constants."""
+        self.requires_grad_(True)
+        for _ in range(INNER_STEPS):
+            self.optimizer.zero_grad()
+            self.fit_loss(x.detach(), y.detach(), x_label, y_label).backward()
+            self.optimizer.step()
+        self.requires_grad_(False)
+
+
+class Estimated(Fitted):
+    """An estimator of torch_mist.
 
     The library's CLUB wants as many dimensions on both sides: the smaller one, on which the density is conditioned,
     is filled up with zeros.
@@ -96,20 +115,25 @@ class Fitted(Penalty):
         self.estimator = getattr(library, name)(x_dim=dx, y_dim=dy, hidden_dims=[HIDDEN], **more)
         self.optimizer = torch.optim.Adam(self.estimator.parameters(), lr=INNER_LR)
 
-    def learn(self, x: Tensor, y: Tensor) -> None:
-        """INNER_STEPS steps of Adam on this batch."""
-        self.estimator.requires_grad_(True)
-        for _ in range(INNER_STEPS):
-            self._forget()
-            self.optimizer.zero_grad()
-            self.estimator.loss(*self._sides(x.detach(), y.detach())).backward()
-            self.optimizer.step()
-        self.estimator.requires_grad_(False)
+    def fit_loss(self, x: Tensor, y: Tensor, x_label: Tensor, y_label: Tensor) -> Tensor:
+        """That of the estimator."""
+        self._forget()
+        return self.estimator.loss(*self._sides(x, y))
 
     def forward(self, x: Tensor, y: Tensor, x_label: Tensor, y_label: Tensor) -> Tensor:
         """The estimate of I(x; y)."""
         self._forget()
         return self.estimator.mutual_information(*self._sides(x, y))
+
+    def get_extra_state(self) -> Tensor:
+        """MINE's moving average, which the library leaves out of its state; NaN where there is none."""
+        average = getattr(getattr(self.estimator, "_train_baseline", None), "ema", None)
+        return torch.tensor(torch.nan) if average is None else average
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restore it."""
+        if not state.isnan():
+            self.estimator._train_baseline.ema = state.to(next(self.estimator.parameters()))
 
     def _sides(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         small, large = (y, x) if self.swap else (x, y)
@@ -133,23 +157,24 @@ class HSIC(Penalty):
         return self.measure(x, y)[0]
 
 
-class Adversary(Penalty):
-    """Two classifiers that read each code for the other's label; the encoder's gradient is that of their failure."""
+class Adversary(Fitted):
+    """Two classifiers that read each code for the other's label; the encoder is led to where they fail."""
 
     def __init__(self, dx: int, dy: int, x_labels: int, y_labels: int) -> None:
         super().__init__()
-        self.from_x: nn.Module
-        self.from_y: nn.Module
         self.from_x, self.from_y = (
             nn.Sequential(nn.Linear(d, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, k))
             for d, k in ((dx, y_labels), (dy, x_labels))
         )
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=INNER_LR)
+
+    def fit_loss(self, x: Tensor, y: Tensor, x_label: Tensor, y_label: Tensor) -> Tensor:
+        """The sum of both cross entropies."""
+        return F.cross_entropy(self.from_x(x), y_label) + F.cross_entropy(self.from_y(y), x_label)
 
     def forward(self, x: Tensor, y: Tensor, x_label: Tensor, y_label: Tensor) -> Tensor:
-        """The sum of both cross entropies: minimised by the classifiers, maximised by what made x and y."""
-        # 2 z.detach() - z is z, with its gradient reversed
-        x, y = (2 * z.detach() - z for z in (x, y))
-        return F.cross_entropy(self.from_x(x), y_label) + F.cross_entropy(self.from_y(y), x_label)
+        """Minus that: the gradient reversal of Ganin et al. for classifiers that have had their steps."""
+        return -self.fit_loss(x, y, x_label, y_label)
 
 
 def _library(module: str, what: str) -> Any:
@@ -166,7 +191,7 @@ TRIED = {  # weights to choose from, see --tune
     "club": (0.3, 1.0, 2.0, 3.0),
     "mine": (0.3, 1.0, 2.0, 3.0),
     "hsic": (3.0, 5.0, 10.0, 30.0),
-    "adversary": (0.1, 0.3, 0.5, 1.0),
+    "adversary": (0.1, 0.3, 1.0, 3.0),
 }
 
 
@@ -182,4 +207,4 @@ def build_penalty(name: str, dx: int, dy: int, x_labels: int, y_labels: int) -> 
         return HSIC(dx)
     if name == "adversary":
         return Adversary(dx, dy, x_labels, y_labels)
-    return Fitted(name, dx, dy)
+    return Estimated(name, dx, dy)

@@ -51,11 +51,17 @@ def main(folder: Path) -> None:
         loss.backward()
         assert criterion.last is not None
         result[gather] = (loss.detach(), network.module.weight.grad, criterion.last.rows)
-    try:
-        MISTCriterion(small_model(), gather=True)(x[: len(x) - rank], x[: len(x) - rank])
-        result["error"] = ""
-    except ValueError as error:
-        result["error"] = str(error)
+    gathered = MISTCriterion(small_model(), gather=True)
+    few = gathered(x[:2, :1], x[:2])  # enough rows together
+    assert few.isfinite()
+    assert gathered.last is not None
+    result["few"] = gathered.last.rows
+    for key, own in (("error", x[: len(x) - rank]), ("dtype", x.double() if rank else x), ("too few", x[:1])):
+        try:
+            gathered(own, own)
+            result[key] = ""
+        except ValueError as error:
+            result[key] = str(error)
     for broadcast in (True, False):
         inside = nn.parallel.DistributedDataParallel(Inside(), broadcast_buffers=broadcast)
         times = []

@@ -150,7 +150,7 @@ def test_bad_codes(model, codes, message):
         MIAuditor(MISTCriterion(model), lambda: codes).audit()
 
 
-@pytest.mark.parametrize("options", [{"every": 0}, {"tolerance": -1.0}, {"tolerance": float("nan")}])
+@pytest.mark.parametrize("options", [{"every": 0}, {"every": 1.5}, {"tolerance": -1.0}, {"tolerance": float("nan")}])
 def test_bad_options(model, options):
     with pytest.raises(ValueError, match=f"expected {next(iter(options))}"):
         MIAuditor(MISTCriterion(model), lambda: (torch.zeros(64, 1),) * 2, **options)

@@ -1,5 +1,7 @@
 """Pairs of columns, one by one."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -88,3 +90,10 @@ def test_any_tensor_is_read(model):
 def test_what_a_conversion_would_drop_is_refused(x, message):
     with pytest.raises(ValueError, match=message):
         matrix.mi_matrix(x)
+
+
+def test_a_table_is_kept_where_no_picture_can_be_drawn(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ModuleNotFoundError, match="matplotlib"):
+        matrix.write(tmp_path / "mi.csv", torch.ones(1, 1), ["a"], ["b"])
+    assert (tmp_path / "mi.csv").read_text() == ",b\na,1.0000\n"

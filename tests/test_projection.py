@@ -188,5 +188,5 @@ def test_learned_projection_refuses_other_sizes(model):
         criterion(torch.randn(32, 21), torch.randn(32, 3))
     with pytest.raises(ValueError, match=r"k of LearnedProjection as a whole number between 1 and 8, .* got 9"):
         MISTCriterion(model, projection=LearnedProjection(20, 3, 9))
-    with pytest.raises(ValueError, match="expected k of at least 1, got 0"):
+    with pytest.raises(ValueError, match="expected k as a whole number of at least 1, got 0"):
         LearnedProjection(20, 3, 0)

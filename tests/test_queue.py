@@ -175,7 +175,7 @@ def test_bad_input(x, y, message):
 
 @pytest.mark.parametrize("sizes", [(0, 1, 1), (4, 0, 1), (4, 1, -1)])
 def test_bad_sizes(sizes):
-    with pytest.raises(ValueError, match="of at least 1, got"):
+    with pytest.raises(ValueError, match="whole number of at least 1, got"):
         QueuedCriterion(Record(), *sizes)
 
 

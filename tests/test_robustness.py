@@ -270,9 +270,10 @@ def test_two_ranks(tmp_path, capsys):
         torch.testing.assert_close(result[True], (*whole, 64), atol=1e-6, rtol=1e-4)
         local = (halves[rank][0], (halves[0][1] + halves[1][1]) / 2, 32)
         torch.testing.assert_close(result[False], local, atol=1e-6, rtol=1e-4)
-        assert (
-            "expected the same shapes on every process, got [[[1, 32, 5], [1, 32, 5]], [[1, 31, 5]" in result["error"]
-        )
+        assert "on every process, got [[[1, 32, 5, 32], [1, 32, 5, 32]], [[1, 31, 5, 32]" in result["error"]
+        assert "on every process, got [[[1, 32, 5, 32], [1, 32, 5, 32]], [[1, 32, 5, 64]" in result["dtype"]
+        assert result["few"] == 4
+        assert "expected at least 4 rows, got 2" in result["too few"]
     with capsys.disabled():
         times = [1e3 * first["seconds", broadcast] for broadcast in (True, False)]
         print(f"\nforward inside DDP: {times[0]:.1f} ms with buffers broadcast, {times[1]:.1f} ms without")

@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+import torch
+
 from mist_loss import matrix, tables
 from mist_loss.estimate import PROJECTIONS, estimate_mi
 
@@ -62,10 +64,17 @@ def _matrix(args: argparse.Namespace) -> int:
         raise ValueError("--projection is for many dimensions at once: leave it out, --matrix reads a column at a time")
     if args.output is not None and (args.output.suffix != ".csv" or not args.output.absolute().parent.is_dir()):
         raise ValueError(f"expected --output to be a .csv file in an existing folder, got {str(args.output)!r}")
+    if args.output is not None and args.output.resolve() == args.file.resolve():
+        raise ValueError(f"expected --output to be another file than the one that is read, got {str(args.output)!r}")
+    if args.output is not None:
+        matrix.require_matplotlib()
     columns = tables.load(args.file)
     rows, x = tables.select(columns, args.x or ":")
-    names, y = (rows, None) if args.y in (None, args.x) else tables.select(columns, args.y)
-    estimate = matrix.mi_matrix(x, y, args.level, args.model, matrix.show_progress)
+    names, y = tables.select(columns, args.y or args.x or ":")
+    estimate = matrix.mi_matrix(x, None if names == rows else y, args.level, args.model, matrix.show_progress)
+    same = torch.tensor([[row == name for name in names] for row in rows])
+    for part in estimate:
+        part[same] = torch.nan  # as on the diagonal of a symmetric matrix
     if args.output is not None:
         for path in matrix.write(args.output, estimate.value, rows, names):
             print(f"wrote {path}", file=sys.stderr)

@@ -277,10 +277,18 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(
             "--limit belongs to the suites of estimates, got --suite objective: leave it out, or use --quick"
         )
+    if not 0 <= args.seed < 2**63:
+        raise ValueError(f"expected --seed in 0 to 2^63 - 1, got {args.seed}")
     for option in ("limit", "repeats"):
         value = getattr(args, option)
         if value is not None and value < 1:
             raise ValueError(f"expected --{option} of 1 or more, got {value}")
+    curve = max(len(corpora.SCALING_ROWS), len(corpora.SCALING_DIMS))
+    if args.suite in ("scaling", "all") and args.limit is not None and args.limit < curve:
+        raise ValueError(
+            f"expected --limit of {curve} or more, got {args.limit}: the points of a curve of the scaling suite belong "
+            "together; raise it, or name another suite"
+        )
     for option, known in (("encoders", ENCODERS), ("mixtures", MIXTURES)):
         unknown = set(getattr(args, option) or ()) - set(known)
         if unknown:
@@ -323,8 +331,13 @@ def _scaling(repeats: int, seed: int) -> dict[str, Corpus]:
 
 
 def _fresh(mixture: str, seed: int) -> Corpus:
-    weights = {name: weight for name, (weight, _) in MIXTURES[mixture].families.items()}
-    request = {"corpus": f"fresh-{mixture}", "families": weights, "seed": seed}  # a mixture changes with its weights
+    source = MIXTURES[mixture]
+    request = {  # a mixture changes with its weights and its shapes
+        "corpus": f"fresh-{mixture}",
+        "families": {name: weight for name, (weight, _) in source.families.items()},
+        "shapes": [*source.rows, *source.dims, source.equal, *source.equal_dims, source.wide],
+        "seed": seed,
+    }
     return Corpus(f"fresh-{mixture}-seed{seed}", request, FRESH, lambda places: corpora.fresh(mixture, seed, places))
 
 

@@ -55,7 +55,7 @@ def named(name: str) -> Named:
             ``NAME@pull0`` and ``NAME@push0`` are the criterion with another ``pull`` or ``push``.
 
     Raises:
-        ValueError: no such loss.
+        ValueError: no such loss, or an option that the criterion refuses.
         FileNotFoundError: the weights are missing.
     """
     if name in OTHERS:
@@ -68,6 +68,7 @@ def named(name: str) -> Named:
         raise ValueError(f"expected losses among {known}, or .safetensors files, got {name!r}")
     file = weights.find(source)
     options = {key: float(value) for key, value in chosen.items() if key != "source" and value is not None}
+    mist(file, "maximize", **options)  # what it refuses is said before anything else is trained
     return Named(
         name, weights.sha256(file), ("maximize", "minimize"), lambda _, direction: mist(file, direction, **options)
     )

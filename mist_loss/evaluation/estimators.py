@@ -84,7 +84,7 @@ def named(name: str) -> Named:
 
 
 def single(model: MIST) -> Estimator:
-    """One pass over all rows."""
+    """One pass over all rows; not capped at the entropy of a label, as ``estimate_mi`` is."""
 
     @torch.no_grad()
     def estimate(x: Tensor, y: Tensor) -> Predictive:

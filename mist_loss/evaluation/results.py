@@ -117,15 +117,20 @@ def _text(lines: Iterable[Iterable[Any]]) -> str:
 
 def _drop_torn_line(path: Path) -> None:
     content = path.read_bytes() if path.exists() else b""
-    if not content.endswith(b"\n") and content:
+    head = _text([Result._fields]).encode()
+    ours = content.startswith(head) or head.startswith(content)  # a stranger's file stays whole
+    if ours and not content.endswith(b"\n") and content:
         os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def _read(path: Path) -> list[Result]:
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        head, *lines = list(csv.reader(file)) or [list(Result._fields)]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            head, *lines = list(csv.reader(file)) or [list(Result._fields)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no file of results ({error}): move it away") from error
     if tuple(head) != Result._fields:
         raise ValueError(
             f"expected the columns {','.join(Result._fields)} in {path}, got {','.join(head)}: move it away"

@@ -130,7 +130,6 @@ def width(results: Sequence[Result]) -> str:
         # the failed ones are misses that no factor mends
         wanted = share * len(part) / len(c.mi)
         factor = metrics.scale_to_cover(c.low, c.high, c.mi, wanted) if wanted <= 1 else math.inf
-        factor = 1.0 if name == first else factor
         lines.append([name, _coverage(part), _number(mean), _number(factor), _number(factor * mean)])
     return _markdown(lines)
 

@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from mist_loss import provenance
@@ -31,8 +30,9 @@ from mist_loss.meta.families import Problem
 from mist_loss.meta.mixtures import MIXTURES
 from mist_loss.model import quantiles
 from mist_loss.model.network import MIST
-from mist_loss.model.weights import find, save_weights, sha256
+from mist_loss.model.weights import find, save_weights, sha256, write
 from mist_loss.seeding import seeded
+from mist_loss.training import state
 from mist_loss.training.finetune import FinetuneConfig, finetune
 from mist_loss.training.stream import draw_seed, group
 from mist_loss.validation import as_tensor
@@ -299,8 +299,8 @@ def _flows(
     path = output and output / "flows.safetensors"
     header = {"run": json.dumps(fingerprint | {"seed": seed})}
     if path and path.exists():
-        with safe_open(path, framework="pt") as file:
-            saved = file.metadata()
+        with state.opened(path) as file:
+            saved = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         if saved.get("run") != header["run"]:
             raise ValueError(
@@ -318,14 +318,12 @@ def _flows(
     if path:
         tensors = {}
         for name, (marginal, report) in fitted.items():
-            tensors |= {f"{name}.{key}": value.cpu().contiguous() for key, value in marginal.state_dict().items()}
+            tensors |= {f"{name}.{key}": value for key, value in marginal.state_dict().items()}
             header |= {
                 f"{name}.settings": json.dumps(marginal.settings),
                 f"{name}.report": json.dumps(report._asdict()),
             }
-        temporary = path.with_name(path.name + ".tmp")
-        save_file(tensors, temporary, header)
-        os.replace(temporary, path)
+        write(path, tensors, header)
     return {name: pair[0] for name, pair in fitted.items()}, {name: pair[1] for name, pair in fitted.items()}
 
 

@@ -2,7 +2,8 @@
 
 Mutual information does not change under invertible maps of x or of y; what such maps can change is removed here
 rather than learned. Nothing depends on the order of the rows or of the features, on the shift and scale of a feature,
-or, where rows are plenty, on an invertible linear map of a side.
+or, where rows are plenty, on an invertible linear map of a side, as long as it is well conditioned: the map to normal
+scores comes after it, and blurs directions of little variance beside large ones (docs/limits.md).
 """
 
 from typing import NamedTuple

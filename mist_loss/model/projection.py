@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from mist_loss.model.frontend import standardize
-from mist_loss.model.tracing import constant_result
+from mist_loss.validation import check_count
 
 SLICES = 8
 _RANK = 1e-10  # eigenvalues below this share of the largest are rounding, not variance
@@ -82,19 +82,21 @@ def principal_directions(z: Tensor, k: int) -> Tensor:
     return (vectors * scale[:, None]).to(dtype)
 
 
+# an operator of its own, since a generator cannot be traced
+@torch.library.custom_op("mist_loss::random_directions", mutates_args=())
 def random_directions(z: Tensor, k: int) -> Tensor:
     """(d, k) orthonormal directions, uniform and the same on every call and device."""
-    return _as_constant(z.shape[2], k).to(z)
+    return torch.tensor(_orthonormal(z.shape[2], k), dtype=z.dtype, device=z.device)
+
+
+@random_directions.register_fake
+def _(z: Tensor, k: int) -> Tensor:
+    return z.new_empty(z.shape[2], k)
 
 
 @functools.lru_cache(maxsize=8)
 def _orthonormal(d: int, k: int) -> np.ndarray:
     return np.linalg.qr(np.random.default_rng(0).standard_normal((d, k)))[0]
-
-
-@constant_result  # a generator cannot be traced
-def _as_constant(d: int, k: int) -> Tensor:
-    return torch.from_numpy(_orthonormal(d, k))
 
 
 def fresh_directions(z: Tensor, k: int) -> Tensor:
@@ -122,14 +124,13 @@ class LearnedProjection(nn.Module):
         k: dimensions to keep of each side wider than that; about an eighth of the rows, at most what the model reads.
 
     Raises:
-        ValueError: a number below 1.
+        ValueError: no whole number of at least 1.
     """
 
     def __init__(self, dx: int, dy: int, k: int):
         super().__init__()
         for name, value in (("dx", dx), ("dy", dy), ("k", k)):
-            if value < 1:
-                raise ValueError(f"expected {name} of at least 1, got {value}")
+            check_count(name, value)
         self.x, self.y = (nn.Parameter(torch.randn(d, min(d, k)) / d**0.5) for d in (dx, dy))
 
     @property

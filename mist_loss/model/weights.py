@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
+import textwrap
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from mist_loss.model import hub
 
@@ -39,6 +41,9 @@ def save_weights(model: "MIST", path: str | Path, provenance: dict) -> str:
         model: the estimator.
         path: of the .safetensors file; written under a temporary name and renamed.
         provenance: JSON-serialisable: command, seed, commit, measured errors.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     path = Path(path)
     header = {
@@ -46,10 +51,22 @@ def save_weights(model: "MIST", path: str | Path, provenance: dict) -> str:
         "config": json.dumps(dataclasses.asdict(model.config)),
         "provenance": json.dumps(provenance),
     }
-    temporary = path.with_name(path.name + ".tmp")
-    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, temporary, header)
-    os.replace(temporary, path)
+    write(path, model.state_dict(), header)
     return sha256(path)
+
+
+def write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    """Write a safetensors file: under a temporary name, then renamed.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, header)
+    except SafetensorError as error:
+        raise OSError(f"cannot write {path} ({error}): make room, or give a folder that can be written to") from error
+    os.replace(temporary, path)
 
 
 def save_folder(model: "MIST", folder: str | Path, provenance: dict | None = None) -> Path:
@@ -117,6 +134,11 @@ def find(source: str | Path) -> Path:
         FileNotFoundError: the file is missing, or the Hub has no such repository or cannot be reached.
         ModuleNotFoundError: an address on the Hub without the extra ``hub``.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise ValueError(
+            f"expected the name, path or address of weights, or a MIST, got {type(source).__name__}: "
+            "of a MISTCriterion give criterion.model"
+        )
     name = str(source)
     if name in REGISTRY:
         file_name, digest = REGISTRY[name]
@@ -211,11 +233,15 @@ def _read(path: Path) -> "MIST":
             # copies: the file may be replaced while the model is in use
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
         model.load_state_dict(tensors, strict=True, assign=True)
+        model.float()  # before the numbers are looked at: what float64 holds may be infinite in float32
     except (TypeError, ValueError, RuntimeError, ArithmeticError, IndexError, AttributeError, SafetensorError) as error:
-        raise ValueError(f"{path} does not fit this version of mist-loss: {error}") from error
+        reason = textwrap.shorten(str(error), 240, placeholder=" ...")  # torch has a line for every tensor
+        raise ValueError(f"{path} does not fit this version of mist-loss: {reason}") from error
     # the coordinates of an adapted estimator hold positions of features, and have checked them
-    numbers = {key: t for key, t in tensors.items() if t.is_floating_point() or key.startswith("coordinates.")}
-    bad = [key for key in tensors if key not in numbers or not numbers[key].isfinite().all()]
+    state = model.state_dict()
+    numbers = {key: t for key, t in state.items() if t.is_floating_point() or key.startswith("coordinates.")}
+    bad = [key for key in state if key not in numbers or not numbers[key].isfinite().all()]
     if bad:
-        raise ValueError(f"{path} has values that are no finite numbers in {', '.join(bad)}; fetch or save it again")
-    return model.float().eval()
+        names = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+        raise ValueError(f"{path} has values that are no finite numbers in {names}; fetch or save it again")
+    return model.eval()

@@ -16,7 +16,7 @@ from mist_loss.model.network import MIST
 from mist_loss.seeding import seeded
 from mist_loss.training import state
 from mist_loss.training.losses import departure, relative_loss
-from mist_loss.training.optimisation import OptimisationConfig, exponential_average, learning_rate
+from mist_loss.training.optimisation import OptimisationConfig, exponential_average, learning_rate, require_finite
 from mist_loss.training.stream import draw_seed
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def finetune(
         kept: the first so many groups of a step also hold the model to what its parent says, see ``departure``.
 
     Raises:
-        ValueError: the state is that of another run.
+        ValueError: the state is that of another run, or the run diverges.
     """
     device = model.vector_mean.device
     header = (header or {}) | {"finetune": dataclasses.asdict(config), "kept": kept}
@@ -94,7 +94,7 @@ def finetune(
                     loss = loss + departure(knots.float(), parent(x, y)).mean()
                 (loss / config.groups).backward()
                 total += loss.item() / config.groups
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            require_finite(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip), step + 1)
             optimizer.step()
             optimizer.zero_grad()
             average.update_parameters(model)

@@ -35,8 +35,14 @@ class OptimisationConfig:
         require_within("warmup", self.warmup, STEPS - 1)
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive and finite, got {self.lr}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}: those are of validation")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be finite and not negative, got {self.weight_decay}")
+        if not 0 < self.clip < math.inf:
+            raise ValueError(f"clip must be positive and finite, got {self.clip}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average must be at least 0 and below 1, got {self.average}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be in 0 to 2^63 - 1, got {self.seed}: negative ones are of validation")
         if self.precision not in ("no", "bf16"):
             raise ValueError(f"precision must be 'no' or 'bf16', got {self.precision!r}")
 
@@ -49,6 +55,19 @@ def require_within(name: str, value: int, limit: int) -> None:
     """
     if not 1 <= value <= limit:
         raise ValueError(f"{name} must be in 1 to {limit}, got {value}")
+
+
+def require_finite(norm: Tensor, step: int) -> None:
+    """Stop a run that diverges before a step spoils its weights, and then the state that was saved of them.
+
+    Raises:
+        ValueError: the norm of the gradient, which all processes share, is not finite.
+    """
+    if not norm.isfinite():
+        raise ValueError(
+            f"expected a finite gradient at step {step}, got the norm {norm.item()}: lower lr, in another folder; "
+            "a state that was saved before is kept"
+        )
 
 
 def learning_rate(config: OptimisationConfig, step: int) -> float:

@@ -32,7 +32,13 @@ from mist_loss.pulling import pulling
 from mist_loss.training import state
 from mist_loss.training.adversaries import INDEX, VISITS, Adversaries
 from mist_loss.training.losses import pinball, relative_loss
-from mist_loss.training.optimisation import OptimisationConfig, exponential_average, learning_rate, require_within
+from mist_loss.training.optimisation import (
+    OptimisationConfig,
+    exponential_average,
+    learning_rate,
+    require_finite,
+    require_within,
+)
 from mist_loss.training.pools import Codes, Pool
 from mist_loss.training.stream import GROUPS, SHARED, STEPS, group
 
@@ -131,10 +137,13 @@ def pretrain(
         architecture: makes the network that is trained where there is no parent.
 
     Raises:
-        ValueError: the folder holds a run with another configuration.
+        ValueError: the folder holds a run with another configuration, nothing is validated, or the run diverges.
         ModuleNotFoundError: the ``train`` extra is not installed.
     """
+    require_within("validate_every", validate_every, STEPS)
+    require_within("validation_groups", validation_groups, STEPS)
     try:
+        import matplotlib  # noqa: F401 - a long run must not end in a missing library
         from accelerate import Accelerator
         from accelerate.utils import broadcast
         from tqdm import tqdm
@@ -174,7 +183,7 @@ def pretrain(
     header: dict[str, Any] = {"config": dataclasses.asdict(config), "processes": accelerator.num_processes}
     if config.parent is not None:
         header["parent_sha256"] = sha256(find(config.parent))
-    start, sets_seen, seconds, cpu_seconds = 0, 0, 0.0, 0.0
+    start, sets_seen, seconds, cpu_seconds, running = 0, 0, 0.0, 0.0, math.nan
     if state_path.exists():
         saved = state.read_header(state_path)
         found = {key: saved.get(key) for key in header}
@@ -186,6 +195,7 @@ def pretrain(
         state.load(state_path, network, average, optimizer)
         start, sets_seen = saved["step"], saved["sets"]
         seconds, cpu_seconds = saved["seconds"], saved["cpu_seconds"]
+        running = saved.get("loss", math.nan)  # older states have none
     if main:
         _drop_rows_after(log_path, start)
     adversaries = Adversaries(config.seed, rank, device, VISITS * start) if config.adversaries else None
@@ -201,14 +211,15 @@ def pretrain(
             "sets": sets_seen,
             "seconds": round(seconds + time.monotonic() - began),
             "cpu_seconds": round(cpu_seconds + time.process_time()),  # of this process
+            "loss": running,
         }
         encoders = adversaries.state() if adversaries else {}
-        shards = {f"adversaries.{name}": accelerator.gather(tensor[None]) for name, tensor in encoders.items()}
+        # Adam counts its steps on the CPU, which nccl does not gather from
+        shards = {f"adversaries.{name}": accelerator.gather(t[None].to(device)) for name, t in encoders.items()}
         if main:
             state.save(state_path, network, average, optimizer.optimizer, header | progress, shards)
 
     began = saved_at = time.monotonic()
-    running = math.nan
     with tqdm(total=config.steps, initial=start, disable=not main, unit="step", mininterval=5) as bar:
         for step in range(start, config.steps):
             for settings in optimizer.param_groups:
@@ -233,7 +244,7 @@ def pretrain(
                     accelerator.backward(loss)
                 losses.append(loss.detach())
                 sets_seen += len(mi) * accelerator.num_processes
-            accelerator.clip_grad_norm_(model.parameters(), config.clip)
+            require_finite(accelerator.clip_grad_norm_(model.parameters(), config.clip), step + 1)
             optimizer.step()
             optimizer.zero_grad()
             average.update_parameters(network)
@@ -261,7 +272,8 @@ def pretrain(
         origin = finished | {"commit": provenance.commit(), "torch": torch.__version__}
         network.load_state_dict(average.module.state_dict())
         save_weights(network, weights, origin)
-        plot_curve(log_path, output / "curve.png")
+        if log_path.exists():
+            plot_curve(log_path, output / "curve.png")
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return weights
@@ -277,11 +289,18 @@ def _log(path: Path, row: dict[str, float]) -> None:
 
 
 def _drop_rows_after(path: Path, step: int) -> None:
-    """Forget what an interrupted run logged after its last checkpoint, since those steps are taken again."""
+    """Forget what an interrupted run logged after its last checkpoint, since those steps are taken again.
+
+    And a line that a kill tore; a log of no rows is removed.
+    """
     if not path.exists():
         return
-    head, *rows = path.read_text().splitlines()
-    kept = [row for row in rows if int(row.split(",")[0]) <= step]
+    text = path.read_text()
+    head, *rows = text[: text.rfind("\n") + 1].splitlines() or [""]
+    kept = [row for row in rows if row.count(",") == head.count(",") and int(row.split(",")[0]) <= step]
+    if not kept:
+        path.unlink()
+        return
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text("\n".join([head, *kept]) + "\n")
     os.replace(temporary, path)

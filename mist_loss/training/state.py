@@ -1,13 +1,16 @@
 """The state of a run in one safetensors file: written under a temporary name and renamed, read without running code."""
 
 import json
-import os
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+
+from mist_loss.model import weights
 
 
 def save(
@@ -18,40 +21,68 @@ def save(
     header: dict,
     more: dict[str, Tensor],
 ) -> None:
-    """Write weights, averaged weights, AdamW moments, more tensors under their names, and a JSON header."""
+    """Write weights, averaged weights, AdamW moments, more tensors under their names, and a JSON header.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     tensors = more | {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     for name, parameter in model.named_parameters():
         moments = optimizer.state[parameter]
         tensors |= {f"{key}.{name}": value for key, value in moments.items()}
-    temporary = path.with_name(path.name + ".tmp")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"header": json.dumps(header)})
-    os.replace(temporary, path)
+    weights.write(path, tensors, {"header": json.dumps(header)})
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[safe_open]:
+    """A saved state, to read from.
+
+    Raises:
+        ValueError: the file is damaged, or no such state.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = textwrap.shorten(str(error), 240, placeholder=" ...")
+        raise ValueError(f"{path} is not the state of a run that can go on ({reason}): move it away") from error
 
 
 def read_header(path: Path) -> dict:
-    """The JSON header of a saved state."""
-    with safe_open(path, framework="pt") as file:
+    """The JSON header of a saved state.
+
+    Raises:
+        ValueError: as ``opened``.
+    """
+    with opened(path) as file:
         return json.loads(file.metadata()["header"])
 
 
 def read(path: Path, prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names start with a prefix, without it."""
-    with safe_open(path, framework="pt") as file:
+    """The tensors whose names start with a prefix, without it.
+
+    Raises:
+        ValueError: as ``opened``.
+    """
+    with opened(path) as file:
         return {key[len(prefix) :]: file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
 
 
 def load(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    """Restore what ``save`` wrote, strictly, and return the header."""
-    with safe_open(path, framework="pt") as file:
+    """Restore what ``save`` wrote, strictly, and return the header.
+
+    Raises:
+        ValueError: as ``opened``.
+    """
+    with opened(path) as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-        header = json.loads(file.metadata()["header"])
-    for prefix, module in (("model.", model), ("average.", average)):
-        module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
-    for name, parameter in model.named_parameters():
-        optimizer.state[parameter] = {
-            # AdamW keeps its step counter on the CPU
-            key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else parameter.device)
-            for key in ("step", "exp_avg", "exp_avg_sq")
-        }
-    return header
+        for prefix, module in (("model.", model), ("average.", average)):
+            module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        for name, parameter in model.named_parameters():
+            optimizer.state[parameter] = {
+                # AdamW keeps its step counter on the CPU
+                key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else parameter.device)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+            }
+        return json.loads(file.metadata()["header"])

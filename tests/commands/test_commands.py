@@ -86,7 +86,7 @@ def test_matrices_to_stdout(rows, capsys):
         (["--matrix", "--projection", "random"], "--projection is for many dimensions"),
         (["--matrix", "--output", "mi.txt"], "expected --output to be a .csv file"),
         (["--matrix", "--output", "nowhere/mi.csv"], "in an existing folder"),
-        (["--x", "a", "--y", "b", "--level", "90"], "expected level as a float strictly between 0 and 1"),
+        (["--x", "a", "--y", "b", "--level", "90"], "strictly between 0 and 1"),
         (["--x", "a", "--y", "b", "--model", "mist-huge"], "expected one of ['mist-base'"),
         (["--x", "a", "--y", "b", "--model", "someone/name"], "40 hexadecimal digits"),
     ],
@@ -126,3 +126,28 @@ def test_version(capsys):
         cli.main(["--version"])
     assert stopped.value.code == 0
     assert capsys.readouterr().out.strip() == f"mist-loss {mist_loss.__version__}"
+
+
+def test_a_column_is_not_compared_with_itself(rows, capsys):
+    tables = [
+        call(capsys, "estimate", rows, "--matrix", "--x", x, "--y", y)[1] for x, y in ((":", "a,b,c"), ("a,b", "b"))
+    ]
+    whole, part = (list(csv.reader(io.StringIO(table))) for table in tables)
+    assert [whole[i][i] for i in (1, 2, 3)] == ["", "", ""]
+    assert (part[1][1], part[2][1]) == (whole[1][2], "")
+    assert float(part[1][1]) > 0
+
+
+def test_a_matrix_does_not_overwrite_what_it_is_made_of(rows, capsys):
+    before = rows.read_bytes()
+    code, _, err = call(capsys, "estimate", rows, "--matrix", "--output", rows.parent / "." / rows.name)
+    assert (code, rows.read_bytes()) == (2, before)
+    assert "another file than the one that is read" in err
+
+
+def test_a_heat_map_without_matplotlib_is_refused_before_anything_is_computed(rows, capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr("mist_loss.matrix.mi_matrix", None)
+    code, _, err = call(capsys, "estimate", rows, "--matrix", "--output", tmp_path / "mi.csv")
+    assert code == 2
+    assert "a heat map needs matplotlib" in err

@@ -1,4 +1,6 @@
 import argparse
+import json
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -230,6 +232,19 @@ def test_a_mixture_of_other_weights_is_another_corpus(monkeypatch, tmp_path):
     assert planned() != before
 
 
+@pytest.mark.parametrize(
+    "change", [{"rows": (10, 99)}, {"dims": (1, 9)}, {"equal": 0.5}, {"equal_dims": (1, 9)}, {"wide": 0.1}]
+)
+def test_a_mixture_of_other_shapes_is_another_corpus(monkeypatch, tmp_path, change):
+    def planned():
+        return bench.suite_corpora("fresh", 3, bench.DEFAULTS, tmp_path)["fresh-broad"].request
+
+    before = planned()
+    assert json.loads(json.dumps(before)) == before  # or a cached file would never answer it
+    monkeypatch.setitem(bench.MIXTURES, "broad", replace(bench.MIXTURES["broad"], **change))
+    assert planned() != before
+
+
 @pytest.mark.parametrize("rows", ["", "a", "500,,", "1,500"])
 def test_wrong_row_counts_are_an_error(rows, capsys):
     with pytest.raises(SystemExit):
@@ -245,6 +260,11 @@ def test_wrong_row_counts_are_an_error(rows, capsys):
         (["--suite", "bmi", "--limit", "0"], "--limit of 1"),
         (["--encoders", "eyes"], "got eyes"),
         (["--mixtures", "soup"], "got soup"),
+        (["--suite", "all", "--limit", "3"], "--limit of 7 or more"),
+        (["--suite", "scaling", "--limit", "6"], "--limit of 7 or more"),
+        (["--suite", "objective", "--seed", str(2**63)], "expected --seed in 0 to"),
+        (["--seed", "-1"], "expected --seed in 0 to"),
+        (["--suite", "objective", "--estimators", "infonce,mist-base@q0.0"], "quantile"),
     ],
 )
 def test_options_that_do_not_fit_are_named(arguments, message, tmp_path):

@@ -130,6 +130,38 @@ def test_an_unreadable_cache_is_named(tmp_path, content):
         corpora.load(path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"header": np.array('{"format": 1}')},
+        {"header": np.array("[]")},
+        {"header": np.array('{"format": 0, "request": {}}')},
+        {"shape": np.zeros(2, np.int64)},
+        {"shape": np.array([["a", "b", "c"]])},
+        {"mi": np.zeros(1)},
+        {"x": None},
+    ],
+)
+def test_an_altered_cache_is_named(tmp_path, items, change):
+    path = tmp_path / "corpus.npz"
+    corpora.save(path, {"seed": 1}, items)
+    with np.load(path) as stored:
+        columns = {key: change.get(key, stored[key]) for key in stored.files}
+    np.savez(path, **{key: column for key, column in columns.items() if column is not None})
+    with pytest.raises(ValueError, match=r"corpus\.npz.*delete"):
+        corpora.load(path)
+
+
+def test_a_cache_that_is_encrypted_is_named(tmp_path, items):
+    path = tmp_path / "corpus.npz"
+    corpora.save(path, {"seed": 1}, items)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag of the first entry
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"corpus\.npz.*delete"):
+        corpora.load(path)
+
+
 def test_places_of_the_grid_are_those_of_the_whole():
     pytest.importorskip("bmi")
     start = list(islice(corpora.paper_grid("imd", 0), 3))

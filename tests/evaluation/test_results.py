@@ -73,6 +73,15 @@ def test_another_file_is_refused(tmp_path):
         Store(path)
 
 
+@pytest.mark.parametrize("content", [b"corpus,name\nimd,one", b"notes", b"\xff\xfea\x00\n", b"corpus\n\x00\n"])
+def test_another_file_is_left_as_it_was(tmp_path, content):
+    path = tmp_path / "results.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"results\.csv.*move it away"):
+        Store(path)
+    assert path.read_bytes() == content
+
+
 def test_a_damaged_line_is_named(tmp_path):
     path = tmp_path / "results.csv"
     Store(path).add(result())

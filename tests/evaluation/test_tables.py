@@ -148,3 +148,10 @@ def test_a_report_leaves_out_what_is_empty():
     results = [result(1.0, 2.0, half=math.nan, corpus="imd")]
     text = tables.report("paper", results)
     assert [line for line in text.splitlines() if line.startswith("##")] == ["## Error", "## Time"]
+
+
+def test_width_does_not_depend_on_the_order():
+    # three of four are covered, and would be with half the width
+    values = (0.0, 0.25, 0.5, 9.0)
+    results = [result(0.0, value, half=1.0, estimator=name) for name in ("one", "two") for value in values]
+    assert [line.split(" | ")[1:] for line in body(tables.width(results))] == [["75.0%", "2", "0.5", "1 |"]] * 2

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip("normflows")
 from mist_loss import MISTCriterion
@@ -336,3 +336,14 @@ def test_refresh_in_a_validation_hook(model):
     criterion(x, x[:, :1]).backward()
     assert x.grad is not None
     assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"", "is not the state of a run"), (None, "holds another run")])
+def test_flows_that_are_none_of_the_run_are_refused(model, x, tmp_path, content, message):
+    flows = tmp_path / "flows.safetensors"
+    if content is None:
+        save_file({"a": torch.zeros(1)}, flows)  # without a header
+    else:
+        flows.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        adapt(model, x, output=tmp_path, config=CONFIG, **FAST)

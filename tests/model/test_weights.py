@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pickle
 import struct
+from typing import Any
 
 import pytest
 import torch
@@ -241,3 +242,36 @@ def test_a_file_from_before_there_was_a_kind_of_token_is_read_without_it(saved, 
     path = with_header(good, tmp_path / "older.safetensors", config=CONFIG)
     assert getattr(MIST.from_pretrained(path).config, field) == 0
     assert getattr(MIST.from_pretrained(good).config, field) == getattr(MISTConfig(), field) > 0
+
+
+@pytest.mark.parametrize(("dtype", "number"), [(torch.float64, 1e300), (torch.float8_e4m3fn, torch.nan)])
+def test_numbers_are_finite_in_the_precision_that_is_used(saved, tmp_path, dtype, number):
+    good = load_file(saved[1])
+    fits = {"pair_term.bias": torch.ones_like(good["pair_term.bias"]).to(dtype)}
+    loaded = MIST.from_pretrained(with_header(saved[1], tmp_path / "fits.safetensors", tensors=fits))
+    assert {tensor.dtype for tensor in loaded.state_dict().values()} == {torch.float32}
+    large = {"pair_term.bias": torch.full(good["pair_term.bias"].shape, number, dtype=torch.float64).to(dtype)}
+    with pytest.raises(ValueError, match=r"no finite numbers in pair_term\.bias"):
+        MIST.from_pretrained(with_header(saved[1], tmp_path / "large.safetensors", tensors=large))
+
+
+@pytest.mark.parametrize("damage", ["sizes", "names", "nan"])
+def test_a_refusal_is_a_line_that_can_be_read(saved, tmp_path, damage):
+    good = load_file(saved[1])
+    changes: dict[str, dict[str, Any]] = {
+        "sizes": {"config": '{"width": 32}'},
+        "names": {"tensors": {f"extra.{i}": torch.zeros(1) for i in range(99)}},
+        "nan": {"tensors": {key: torch.full_like(tensor, torch.nan) for key, tensor in good.items()}},
+    }
+    path = with_header(saved[1], tmp_path / "bad.safetensors", **changes[damage])
+    with pytest.raises(ValueError, match=f"and {len(good) - 3} more" if damage == "nan" else "does not fit") as raised:
+        MIST.from_pretrained(path)
+    message = str(raised.value).replace(str(path), "")
+    assert "\n" not in message
+    assert len(message) < 350
+
+
+def test_a_file_that_cannot_be_written_is_an_os_error(saved, tmp_path):
+    (tmp_path / "small.safetensors.tmp").mkdir()
+    with pytest.raises(OSError, match=r"small\.safetensors"):
+        weights.save_weights(saved[0], tmp_path / "small.safetensors", {})

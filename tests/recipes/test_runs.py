@@ -72,6 +72,39 @@ def test_a_run_that_was_killed_ends_where_it_would_have(tmp_path, monkeypatch, r
     assert results[0] == results[1]
 
 
+def test_another_run_s_folder_is_left_alone(tmp_path):
+    flags = [*SMALL, "--epochs", "1", "--output", str(tmp_path)]
+    invariance.main([*flags, "--penalty", "none"])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for other in ([], ["--resume"]):
+        with pytest.raises(SystemExit, match=r"penalty none there, mist now.*choose another --output"):
+            invariance.main([*flags, "--penalty", "mist", *other])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags", "message"),
+    [
+        (disentangle, ["--rebuild", "-3"], "finite number of at least 0"),
+        (contrastive, ["--noise", "nan"], "finite number of at least 0"),
+        (information_plane, ["--seed", str(2**32)], "at most"),
+        (invariance, ["--device", "meta"], "a device of this machine"),
+    ],
+)
+def test_bad_flags_are_named(capsys, recipe, flags, message):
+    with pytest.raises(SystemExit, match="2"):
+        recipe.main(flags)
+    assert flags[0] in (said := capsys.readouterr().err)
+    assert message in said
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe, *_ in RECIPES], ids=lambda recipe: recipe.__name__)
+def test_an_output_that_is_a_file_is_no_traceback(tmp_path, recipe):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match=recipe.__name__):
+        recipe.main([*SMALL, "--output", str(tmp_path / "file" / "sub")])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", [recipe for recipe, *_ in RECIPES], ids=lambda recipe: recipe.__name__)
 def test_mixed_precision_and_compilation(tmp_path, recipe: ModuleType):

@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 pytest.importorskip("tqdm")
 from mist_loss.meta.families import canonical_normal
 from mist_loss.model import quantiles
 from mist_loss.model.network import MIST
+from mist_loss.training import state
 from mist_loss.training.finetune import FinetuneConfig, finetune
 from mist_loss.training.losses import departure
 
@@ -63,7 +65,11 @@ def test_a_state_of_another_run_is_refused(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"steps": 0}, {"groups": 33}, {"lr": 0.0}, {"lr": math.nan}, {"precision": "fp8"}, {"seed": -1}]
+    "change",
+    [{"steps": 0}, {"groups": 33}, {"lr": 0.0}, {"lr": math.nan}, {"precision": "fp8"}, {"seed": -1}, {"seed": 2**63}]
+    + [{"clip": bad} for bad in (-1.0, 0.0, math.nan, math.inf)]
+    + [{"average": bad} for bad in (-0.1, 1.0, 2.0, math.nan)]
+    + [{"weight_decay": bad} for bad in (-1.0, math.nan, math.inf)],
 )
 def test_settings_that_cannot_be_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
@@ -84,3 +90,15 @@ def test_what_is_kept_stays_closer_to_the_parent(model):
         with torch.no_grad():
             moved.append(departure(tuned(x, y), model(x, y)).mean().item())
     assert moved[1] < 0.8 * moved[0]
+
+
+def test_a_run_that_diverges_stops_before_its_state_is_spoilt(model, tmp_path):
+    def diverge(step, index):
+        problem = draw(step, index)
+        return problem._replace(mi=problem.mi * torch.nan) if step == 2 else problem
+
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(ValueError, match="finite gradient at step 3, got the norm nan"):
+        finetune(copy_of(model), diverge, FinetuneConfig(steps=4, groups=1), path, checkpoint_minutes=0)
+    assert state.read_header(path)["step"] == 2
+    assert all(tensor.isfinite().all() for tensor in load_file(path).values())

@@ -1,6 +1,8 @@
 """A killed run goes on with the same stream and reaches the same weights."""
 
 import csv
+import json
+import math
 import os
 import signal
 import subprocess
@@ -10,11 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from mist_loss import cli
 from mist_loss.meta.mixtures import MIXTURES
 from mist_loss.model.network import MIST
 from mist_loss.model.weights import find, read_header, sha256
+from mist_loss.training import state
 from mist_loss.training.optimisation import learning_rate
 from mist_loss.training.pretrain import PretrainConfig, pretrain
 from mist_loss.training.stream import group
@@ -61,6 +65,7 @@ def test_a_killed_run_reaches_the_same_weights(tmp_path):
     logs = [list(csv.DictReader((tmp_path / name / "log.csv").open())) for name in ("whole", "killed")]
     assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]] == ["3", "6", "9", "12"]
     assert logs[0][-1]["pinball"] == logs[1][-1]["pinball"]
+    assert [row["loss"] for row in logs[0]] == [row["loss"] for row in logs[1]]
     assert (tmp_path / "whole" / "curve.png").stat().st_size > 0
     assert not list(tmp_path.glob("*/*.tmp"))
     assert MIST.from_pretrained(tmp_path / "killed" / "weights.safetensors").config.rows == MIXTURES["paper"].rows
@@ -140,6 +145,56 @@ def test_mixed_precision_trains(tmp_path):
 def test_bad_settings(bad):
     with pytest.raises(ValueError, match=f"got .*{next(iter(bad.values()))}"):
         PretrainConfig(**bad)
+
+
+ONE: dict[str, Any] = {"mixture": "paper", "groups": 1, "normalization_groups": 1, "warmup": 1}
+
+
+def test_a_run_that_diverges_keeps_its_last_good_state(tmp_path):
+    config = PretrainConfig(**ONE, lr=1e30, steps=4)
+    with pytest.raises(ValueError, match=r"finite gradient at step \d, got the norm (nan|inf)"):
+        pretrain(config, tmp_path, checkpoint_minutes=0, validation_groups=1)
+    assert state.read_header(tmp_path / "state.safetensors")["step"] >= 1
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "state.safetensors").values())
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
+@pytest.mark.parametrize("option", ["validate_every", "validation_groups"])
+def test_a_run_that_could_not_be_validated_does_not_start(tmp_path, option):
+    never: dict[str, Any] = {option: 0}
+    with pytest.raises(ValueError, match=f"{option} must be in 1 to"):
+        pretrain(PretrainConfig(**ONE, steps=1), tmp_path / "run", **never)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_library_is_said_at_the_start(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pretraining needs matplotlib: pip install .*train"):
+        pretrain(PretrainConfig(**ONE, steps=1), tmp_path / "run", validation_groups=1)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("log", [None, "", "step,se", "step,sets\n", "step,sets\n1,9\n1\n", "step,sets\n1,9\n1,8"])
+def test_a_run_goes_on_whatever_became_of_its_log(tmp_path, log):
+    path, config = tmp_path / "log.csv", PretrainConfig(**ONE, steps=1)
+    pretrain(config, tmp_path, validation_groups=1)
+    path.unlink() if log is None else path.write_text(log)
+    pretrain(config, tmp_path, validation_groups=1)
+    assert (path.read_text() if path.exists() else None) == ("step,sets\n1,9\n" if log and "9" in log else None)
+
+
+def test_a_state_from_before_the_loss_was_kept_goes_on(tmp_path):
+    path, config = tmp_path / "state.safetensors", PretrainConfig(**ONE, steps=1)
+    pretrain(config, tmp_path, validation_groups=1)
+    header = state.read_header(path)
+    assert math.isfinite(header.pop("loss"))
+    save_file(load_file(path), path, {"header": json.dumps(header)})
+    assert pretrain(config, tmp_path, validation_groups=1).exists()
+
+
+def test_a_seed_that_is_too_large_is_a_mistake_of_one_line(tmp_path, capsys):
+    assert cli.main(["pretrain", "--seed", str(2**64), "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("mist-loss pretrain: seed must be in 0 to 2^63 - 1, got 18446")
 
 
 @pytest.mark.parametrize("most", [{"steps": 2**19 - 1}, {"groups": 31}])
