@@ -452,6 +452,7 @@ def test_compiles_without_graph_breaks(model, backend, dx, dy, projection):
     if projection == "none" and dy > 8:
         pytest.skip("too wide to be read as it is")
     criterion = MISTCriterion(model, projection=projection)
+    torch.compiler.reset()  # shapes of other tests would make these dynamic ones
     compiled: Any = torch.compile(criterion, fullgraph=True, backend=backend)
     x, y = pair(dx=dx, dy=dy)
     with warnings.catch_warnings(record=True) as caught:

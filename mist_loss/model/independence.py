@@ -37,7 +37,8 @@ def independent(linear: Canonical, pairs: int) -> Canonical:
         rotation = rotation.gather(2, order[:, None].expand_as(rotation))
         u, v = u @ rotation, v @ rotation
         sign = torch.where((u**3 + v**3).sum(1) < 0, -1.0, 1.0).to(u)[:, None]
-        return linear._replace(u=sign * u, v=sign * v, rho=rho)
+        # by position: the compiler of torch 2.4 cannot follow _replace
+        return Canonical(sign * u, sign * v, rho, *linear[3:])
 
 
 def components(white: Tensor) -> Tensor:

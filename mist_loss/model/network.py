@@ -80,7 +80,8 @@ def steady(summary: Summary) -> Summary:
     What else the rows say, and the tokens (``mist_loss.model.statistics.pair_tokens``), depends on the frame of this
     sample; ascending it raises the estimate rather than the mutual information (recipes/README.md has the measurement).
     """
-    return summary._replace(u=summary.u.detach(), v=summary.v.detach(), radii=summary.radii.detach())
+    vector, tokens, u, v, radii = summary  # by position: the compiler of torch 2.4 cannot follow _replace
+    return Summary(vector, tokens, u.detach(), v.detach(), radii.detach())
 
 
 class Residual(nn.Module):
