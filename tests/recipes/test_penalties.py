@@ -89,6 +89,7 @@ def test_the_moving_average_of_mine_is_saved():
     first.learn(x, y, label, label)
     second.load_state_dict(first.state_dict())
     losses = []
+    penalty: Any
     for penalty in (first, second):
         torch.manual_seed(1)
         losses.append(penalty.fit_loss(x, y, label, label))
