@@ -138,8 +138,8 @@ class MISTCriterion(nn.Module):
         self._warned = False
         with torch.inference_mode(False):  # weights born in inference mode could never serve autograd
             self.model = copy.deepcopy(model) if isinstance(model, MIST) else MIST.from_pretrained(model)
-        if self.model.vector_mean.dtype.itemsize < 4:
-            self.model.float()  # its algebra needs it
+            if self.model.vector_mean.dtype.itemsize < 4:
+                self.model.float()  # its algebra needs it
         limit = self.model.config.dims[1]
         self.components = components if components is None else check_count("components", components, limit)
         if isinstance(projection, LearnedProjection):

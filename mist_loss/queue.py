@@ -11,11 +11,11 @@ from mist_loss.validation import check_count, finite_sets, paired_sets
 class QueuedCriterion(nn.Module):
     """A criterion that also reads the last ``size`` rows it was given.
 
-    In training, ``QueuedCriterion(criterion, 1024, 32, 32)(x, y)`` calls ``criterion`` with the rows of this step in
-    front of those of earlier steps, in the wider of both precisions, then keeps the new ones in place of the oldest; in
-    eval mode the queue is neither read nor written. Past rows carry no gradient (as the dictionary of MoCo, He et al.
-    2020, arXiv 1911.05722): of the gradient of the whole set, the n rows of this step receive their n / (n + size).
-    Adam and its kin do not mind; with plain SGD multiply the learning rate.
+    In training, ``QueuedCriterion(criterion, 1024, 32, 32)(x, y)`` calls ``criterion`` with the rows of this step
+    in front of those of earlier steps, in the wider of both precisions and at least float32, then keeps the new
+    ones in place of the oldest; in eval mode the queue is neither read nor written. Past rows carry no gradient (as
+    the dictionary of MoCo, He et al. 2020, arXiv 1911.05722): of the gradient of the whole set, the n rows of this
+    step receive their n / (n + size). Adam and its kin do not mind; with plain SGD multiply the learning rate.
 
     Past rows come from past weights: the estimate is of a mixture of encoders, and trails the present one by
     size / n steps. Keep that small against the time in which the codes move.
@@ -33,7 +33,7 @@ class QueuedCriterion(nn.Module):
         dy: dimensions of y.
 
     Raises:
-        ValueError: a size or a dimension below 1, or no module.
+        ValueError: a size or a dimension below 1, or no criterion.
     """
 
     x: Tensor
@@ -44,8 +44,8 @@ class QueuedCriterion(nn.Module):
         super().__init__()
         for name, value in (("size", size), ("dx", dx), ("dy", dy)):
             check_count(name, value)
-        if not isinstance(criterion, nn.Module):
-            raise ValueError(f"expected criterion to be a module, such as MISTCriterion(), got {criterion!r}")
+        if not callable(criterion):
+            raise ValueError(f"expected a criterion to call, such as MISTCriterion(), got {criterion!r}")
         self.criterion, self.size = criterion, size
         self.register_buffer("x", torch.zeros(size, dx))
         self.register_buffer("y", torch.zeros(size, dy))

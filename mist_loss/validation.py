@@ -1,4 +1,4 @@
-"""Checks of what the user passes in, shared by ``estimate_mi`` and ``MISTCriterion``; all else trusts its input."""
+"""Checks of what the user passes in, shared by all that takes samples or options; what lies below trusts its input."""
 
 import numbers
 from collections.abc import Iterable
@@ -103,8 +103,9 @@ def _check_sample(name: str, sample: Tensor) -> None:
             f"booleans with {name}.float(), split complex numbers with torch.view_as_real"
         )
     if sample.layout != torch.strided or sample.is_nested:
-        kind, to = ("a nested one", "to_padded_tensor(0)") if sample.is_nested else (sample.layout, "to_dense()")
-        raise ValueError(f"expected {name} as a dense tensor, got {kind}: convert it with {name}.{to}")
+        if sample.is_nested:
+            raise ValueError(f"expected {name} as a dense tensor, got a nested one: give the parts of {name}.unbind()")
+        raise ValueError(f"expected {name} as a dense tensor, got {sample.layout}: convert it with {name}.to_dense()")
     if sample.ndim not in (2, 3):
         raise ValueError(
             f"expected {name} of shape (n, d), or (b, n, d) for b sets, got {tuple(sample.shape)}: "

@@ -29,6 +29,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 CHECKPOINT = "checkpoint.safetensors"
+VERSION = 2  # of what the same settings compute: one more than before where that changes
 LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
 NOT_SETTINGS = ("resume", "compare", "tune", "seeds", "output", "device")  # they do not change what a run computes
 
@@ -44,7 +45,7 @@ def add_flags(parser: argparse.ArgumentParser, name: str, epochs: int, batch_siz
     parser.add_argument("--device", type=device, default="auto", help="auto (cuda or cpu), or any device torch knows")
     parser.add_argument("--amp", action="store_true", help="run the networks in bfloat16")
     parser.add_argument("--compile", action="store_true", help="torch.compile the networks")
-    parser.add_argument("--output", type=Path, default=Path("runs") / name)
+    parser.add_argument("--output", type=Path, default=Path("runs") / name, help="default: it and the flags given")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output, if there is one")
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that everything works")
 
@@ -53,6 +54,18 @@ def add_compare_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the recipes that have methods to compare."""
     parser.add_argument("--compare", action="store_true", help="all methods over --seeds, as one table")
     parser.add_argument("--seeds", type=at_least(0, LARGEST_SEED), nargs="+", default=[3, 4, 5], help="of --compare")
+
+
+def parse_flags(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """Parse; a folder that was not chosen is called after the flags that were, so that no run is in another's way."""
+    args = parser.parse_args(arguments)
+    default = parser.get_default("output")
+    if args.output == default:
+        given = {key: value for key, value in settings(args).items() if value != parser.get_default(key)}
+        del given["version"]
+        words = (key if value is True else f"{key}-{Path(str(value)).name}" for key, value in given.items())
+        args.output = default.with_name("-".join([default.name, *words]))
+    return args
 
 
 def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
@@ -98,7 +111,6 @@ def start(args: argparse.Namespace) -> None:
     Raises:
         ValueError: the folder holds a run with other settings; it is left as it is.
     """
-    read_notes(args)
     config = args.output / "config.json"
     if config.exists():
         require_same(args, json.loads(config.read_text(encoding="utf-8")))
@@ -113,7 +125,7 @@ def start(args: argparse.Namespace) -> None:
 
 def settings(args: argparse.Namespace) -> dict:
     """What decides the result of a run, as JSON can hold it."""
-    return {
+    return {"version": VERSION} | {
         key: str(value) if isinstance(value, Path) else value
         for key, value in vars(args).items()
         if key not in NOT_SETTINGS

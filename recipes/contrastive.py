@@ -36,6 +36,7 @@ from common import (
     load_checkpoint,
     neighbour_probe,
     number,
+    parse_flags,
     report,
     save_checkpoint,
     save_figure,
@@ -89,7 +90,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=0,
         help="past rows that mist and mist+ntxent read beside those of a small batch",
     )
-    args = parser.parse_args(arguments)
+    args = parse_flags(parser, arguments)
     if args.smoke:
         args.epochs = 3
     return args

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from common import at_least, neural_probe, small_trunk, start
+from common import at_least, neural_probe, parse_flags, small_trunk, start
 from factors import Factors, Part, load_factors, sample
 from mist_loss import estimate_mi
 from penalised import Study, add_penalty_flags, carry_out, chance, finish, fit, style_leak
@@ -55,7 +55,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add_penalty_flags(parser, "disentangle", WEIGHTS)
     parser.add_argument("--content", type=at_least(1), default=16, help="dimensions of the content")
     parser.add_argument("--style", type=at_least(1), default=8, help="dimensions of the style")
-    args = parser.parse_args(arguments)
+    args = parse_flags(parser, arguments)
     if args.smoke:
         args.epochs, args.images = 2, 1024
     return args

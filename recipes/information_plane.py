@@ -29,6 +29,7 @@ from common import (
     batches,
     load_checkpoint,
     number,
+    parse_flags,
     save_checkpoint,
     save_figure,
     save_tensors,
@@ -56,7 +57,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--embedding", type=at_least(1), default=32, help="principal components that stand for the image"
     )
     parser.add_argument("--noise", type=number(0), default=0.5, help="standard deviation of the noise on z")
-    args = parser.parse_args(arguments)
+    args = parse_flags(parser, arguments)
     if args.noise <= 0:
         parser.error(f"--noise must be positive, got {args.noise:g}: without it I(x; z) is infinite")
     if args.smoke:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from common import at_least, neural_probe, small_trunk, start
+from common import at_least, neural_probe, parse_flags, small_trunk, start
 from factors import Factors, Part, draw, load_factors, sample
 from mist_loss import estimate_mi
 from penalised import Study, add_penalty_flags, carry_out, finish, fit, style_leak
@@ -46,7 +46,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_penalty_flags(parser, "invariance", WEIGHTS)
     parser.add_argument("--features", type=at_least(1), default=16, help="dimensions of z")
-    args = parser.parse_args(arguments)
+    args = parse_flags(parser, arguments)
     if args.smoke:
         args.epochs, args.images = 2, 1024
     return args

@@ -37,8 +37,8 @@ class OptimisationConfig:
             raise ValueError(f"lr must be positive and finite, got {self.lr}")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be finite and not negative, got {self.weight_decay}")
-        if not 0 < self.clip < math.inf:
-            raise ValueError(f"clip must be positive and finite, got {self.clip}")
+        if not self.clip > 0:
+            raise ValueError(f"clip must be positive, got {self.clip}: inf does not clip")
         if not 0 <= self.average < 1:
             raise ValueError(f"average must be at least 0 and below 1, got {self.average}")
         if not 0 <= self.seed < 2**63:

@@ -40,7 +40,7 @@ from mist_loss.training.optimisation import (
     require_within,
 )
 from mist_loss.training.pools import Codes, Pool
-from mist_loss.training.stream import GROUPS, SHARED, STEPS, group
+from mist_loss.training.stream import GROUPS, SHARED, STEPS, VERSION, group
 
 VALIDATION_SEED = -1  # of the stream of fixed problems; no run may use it
 NORMALIZATION_STEP = STEPS - 1  # of the stream; its groups fix the normalisation constants
@@ -180,7 +180,11 @@ def pretrain(
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98)
     )
-    header: dict[str, Any] = {"config": dataclasses.asdict(config), "processes": accelerator.num_processes}
+    header: dict[str, Any] = {
+        "config": dataclasses.asdict(config),
+        "processes": accelerator.num_processes,
+        "stream": VERSION,
+    }
     if config.parent is not None:
         header["parent_sha256"] = sha256(find(config.parent))
     start, sets_seen, seconds, cpu_seconds, running = 0, 0, 0.0, 0.0, math.nan

@@ -77,12 +77,15 @@ def load(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.opti
     """
     with opened(path) as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        header = json.loads(file.metadata()["header"])
+        names = [name for name, _ in model.named_parameters()]
+        moments = {name: {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")} for name in names}
         for prefix, module in (("model.", model), ("average.", average)):
             module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
-        for name, parameter in model.named_parameters():
-            optimizer.state[parameter] = {
-                # AdamW keeps its step counter on the CPU
-                key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else parameter.device)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-            }
-        return json.loads(file.metadata()["header"])
+    for name, parameter in model.named_parameters():  # out of the above, since a full GPU is not the file's fault
+        optimizer.state[parameter] = {
+            # AdamW keeps its step counter on the CPU
+            key: value.to("cpu" if key == "step" else parameter.device)
+            for key, value in moments[name].items()
+        }
+    return header

@@ -71,12 +71,15 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_happened(tmp_path):
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     module, optimizer = make()
+    common.start(parsed(tmp_path))
+    config = (tmp_path / "config.json").read_bytes()
     common.save_checkpoint(parsed(tmp_path), module, [optimizer], {})
     with pytest.raises(ValueError, match=r"lr 0\.1 there, 0\.2 now"):
         common.load_checkpoint(parsed(tmp_path, "--resume", "--lr", "0.2"), module, [optimizer])
-    with pytest.raises(ValueError, match="lr"):
-        common.start(parsed(tmp_path, "--resume", "--lr", "0.2"))
-    assert not (tmp_path / "config.json").exists()  # nor are the settings there overwritten
+    for more in ([], ["--resume"]):
+        with pytest.raises(ValueError, match="lr"):
+            common.start(parsed(tmp_path, "--lr", "0.2", *more))
+    assert (tmp_path / "config.json").read_bytes() == config  # nor are the settings there overwritten
     assert common.load_checkpoint(parsed(tmp_path, "--lr", "0.2"), module, [optimizer]) is None  # without --resume
 
 
@@ -137,3 +140,15 @@ def test_a_sweep_keeps_what_is_finished_and_a_table_averages(tmp_path):
 def test_metrics_may_lack_columns(tmp_path):
     common.write_metrics(tmp_path / "metrics.csv", [{"epoch": 1}, {"epoch": 2, "probe": 0.5}])
     assert (tmp_path / "metrics.csv").read_text() == "epoch,probe\n1,\n2,0.5\n"
+
+
+def test_runs_with_other_flags_have_other_folders():
+    parser = argparse.ArgumentParser()
+    common.add_flags(parser, "name", epochs=2, batch_size=32, lr=0.1)
+    for flags, folder in (
+        ([], "runs/name"),
+        (["--epochs", "2", "--device", "cpu"], "runs/name"),
+        (["--output", "here", "--seed", "1"], "here"),
+        (["--data", "path/to/birds", "--seed", "1", "--smoke"], "runs/name-data-birds-seed-1-smoke"),
+    ):
+        assert common.parse_flags(parser, flags).output == Path(folder)

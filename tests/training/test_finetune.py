@@ -67,7 +67,7 @@ def test_a_state_of_another_run_is_refused(model, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [{"steps": 0}, {"groups": 33}, {"lr": 0.0}, {"lr": math.nan}, {"precision": "fp8"}, {"seed": -1}, {"seed": 2**63}]
-    + [{"clip": bad} for bad in (-1.0, 0.0, math.nan, math.inf)]
+    + [{"clip": bad} for bad in (-1.0, 0.0, math.nan)]
     + [{"average": bad} for bad in (-0.1, 1.0, 2.0, math.nan)]
     + [{"weight_decay": bad} for bad in (-1.0, math.nan, math.inf)],
 )
