@@ -196,9 +196,8 @@ class Objective(nn.Module):
             self.criterion = TurnedCriterion(name != "infomax", noise)
             if queue and name != "infomax":  # which pairs features with two other things in turn
                 self.criterion = QueuedCriterion(self.criterion, queue, features, features)
-        self.contrast = {"vicreg": VICRegLoss(), "barlow": BarlowTwinsLoss(REDUNDANCY)}.get(
-            name, NTXentLoss(TEMPERATURE)
-        )
+        others = {"vicreg": VICRegLoss(), "barlow": BarlowTwinsLoss(REDUNDANCY)}
+        self.contrast = others.get(name, NTXentLoss(TEMPERATURE))
         scaled = nn.BatchNorm1d(features, affine=False)  # the criterion reads through it, InfoNCE's bound does not
         self.head = scaled if name in ("mist", "infomax") else build_head(features, HEAD)
         self.local = build_head(channels, features) if name == "infomax" else None
