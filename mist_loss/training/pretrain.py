@@ -199,7 +199,7 @@ def pretrain(
         state.load(state_path, network, average, optimizer)
         start, sets_seen = saved["step"], saved["sets"]
         seconds, cpu_seconds = saved["seconds"], saved["cpu_seconds"]
-        running = saved.get("loss", math.nan)  # older states have none
+        running = saved["loss"]
     if main:
         _drop_rows_after(log_path, start)
     adversaries = Adversaries(config.seed, rank, device, VISITS * start) if config.adversaries else None

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import os
 import signal
 import subprocess
@@ -183,13 +182,13 @@ def test_a_run_goes_on_whatever_became_of_its_log(tmp_path, log):
     assert (path.read_text() if path.exists() else None) == ("step,sets\n1,9\n" if log and "9" in log else None)
 
 
-def test_a_state_from_before_the_loss_was_kept_goes_on(tmp_path):
+def test_a_state_from_before_the_stream_changed_is_refused(tmp_path):
     path, config = tmp_path / "state.safetensors", PretrainConfig(**ONE, steps=1)
     pretrain(config, tmp_path, validation_groups=1)
     header = state.read_header(path)
-    assert math.isfinite(header.pop("loss"))
-    save_file(load_file(path), path, {"header": json.dumps(header)})
-    assert pretrain(config, tmp_path, validation_groups=1).exists()
+    save_file(load_file(path), path, {"header": json.dumps(header | {"stream": header["stream"] - 1})})
+    with pytest.raises(ValueError, match="holds a run with"):
+        pretrain(config, tmp_path, validation_groups=1)
 
 
 def test_a_seed_that_is_too_large_is_a_mistake_of_one_line(tmp_path, capsys):
