@@ -30,7 +30,7 @@ from mist_loss.model.weights import find, save_weights, sha256
 from mist_loss.parting import parting
 from mist_loss.pulling import pulling
 from mist_loss.training import state
-from mist_loss.training.adversaries import INDEX, VISITS, Adversaries
+from mist_loss.training.adversaries import INDEX, VISITS, WEIGHT, Adversaries
 from mist_loss.training.losses import pinball, relative_loss
 from mist_loss.training.optimisation import (
     OptimisationConfig,
@@ -230,12 +230,12 @@ def pretrain(
                 settings["lr"] = learning_rate(config, step)
             losses = []
             # every group counts the same, or problems with many rows, drawn in small groups, would hardly count
-            share = 1 / (config.groups + VISITS * config.adversaries)
+            share = 1 / (config.groups + VISITS * WEIGHT * config.adversaries)
             visits = range(VISITS * step, VISITS * (step + 1))
             for pool, codes in map(adversaries.codes, visits) if adversaries else ():
                 with accelerator.no_sync(model):
                     knots = resist(model, pool, codes)
-                    loss = relative_loss(knots, codes.low, codes.high).mean() * share
+                    loss = relative_loss(knots, codes.low, codes.high).mean() * WEIGHT * share
                     # the codes need no gradient of the loss, and it would be the dearest part
                     accelerator.backward(loss, inputs=list(network.parameters()))
                 losses.append(loss.detach())
