@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from mist_loss.seeding import seeded
-from mist_loss.training import stream
 from mist_loss.training.pools import Codes, FlexiblePool, LinearPool, Pool, SamplePool, Trial
-from mist_loss.training.stream import SHARED, SMALLEST, draw_seed
+from mist_loss.training.stream import ROW_BUDGET, SHARED, SMALLEST, draw_seed
 
 VISITS = 4  # a step of the training
 # a visit has half as many sets as a group and counts half, so that a run meets more trials
 WEIGHT = 0.5
-FEWEST, MOST, ROW_BUDGET = (round(WEIGHT * size) for size in (SMALLEST, 32, stream.ROW_BUDGET))
+FEWEST, MOST, ROWS = (round(WEIGHT * size) for size in (SMALLEST, 32, ROW_BUDGET))
 # visited in turn
 KINDS = (LinearPool, FlexiblePool, SamplePool, LinearPool, FlexiblePool, LinearPool)
 POOLS = len(KINDS)
@@ -103,7 +102,7 @@ class Adversaries:
         trial = self._trial(start)
         with self._seeded(start, self.rank):
             kind = KINDS[i]
-            return kind(trial, max(FEWEST, min(MOST, ROW_BUDGET // trial.rows)), self.device)
+            return kind(trial, max(FEWEST, min(MOST, ROWS // trial.rows)), self.device)
 
     def _started(self, i: int, visit: int) -> int:
         """The visit at which the pool i that is in use at ``visit`` began: a pure function, replayed from the start."""

@@ -6,6 +6,7 @@ import torch
 from mist_loss.model.network import MIST
 from mist_loss.training.adversaries import POOLS, Adversaries
 from mist_loss.training.pretrain import resist
+from mist_loss.training.stream import ROW_BUDGET, SMALLEST
 
 CPU = torch.device("cpu")
 
@@ -42,6 +43,13 @@ def test_pools_restart_when_their_time_is_over():
     trial = adversaries.pools[0].trial
     adversaries.codes(first)
     assert adversaries.pools[0].trial != trial
+
+
+def test_a_visit_has_half_the_sets_of_a_group():
+    for seed in range(8):
+        for encoders in Adversaries(seed, 0, CPU).pools:
+            sets = len(encoders.sign)
+            assert sets == max(SMALLEST // 2, min(16, ROW_BUDGET // 2 // encoders.trial.rows))
 
 
 def test_encoders_of_another_version_are_refused_by_name():

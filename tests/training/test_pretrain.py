@@ -196,7 +196,7 @@ def test_a_seed_that_is_too_large_is_a_mistake_of_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("mist-loss pretrain: seed must be in 0 to 2^63 - 1, got 18446")
 
 
-@pytest.mark.parametrize("most", [{"steps": 2**19 - 1}, {"groups": 31}])
+@pytest.mark.parametrize("most", [{"steps": 2**18 - 1}, {"groups": 31}])
 def test_adversaries_take_their_share_of_the_numbering(most):
     (name, limit), *_ = most.items()
     PretrainConfig(**most, adversaries=True)
