@@ -6,6 +6,7 @@ import torch
 from matplotlib.figure import Figure
 
 from mist_loss import estimate_mi
+from mist_loss.files import replacing
 
 
 def main() -> None:
@@ -25,9 +26,8 @@ def main() -> None:
     figure.axes[0].legend(frameon=False)
     path = Path(__file__).parent / "figures" / "estimates.png"
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name("tmp-" + path.name)
-    figure.savefig(temporary, dpi=130)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130)
     print(f"wrote {path}")
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from mist_loss.estimate import Estimate, estimate_mi
+from mist_loss.files import replacing, write_text
 from mist_loss.model.network import MIST
 from mist_loss.validation import refuse_masked
 
@@ -121,17 +121,14 @@ def heat_map(values: Tensor, rows: list[str], columns: list[str], path: Path) ->
                 shade = "black" if value > limit else "white"
                 axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=shade, fontsize=8)
     figure.colorbar(image, label="mutual information (nats)")
-    temporary = path.with_name("tmp-" + path.name)
-    figure.savefig(temporary, dpi=150)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)
 
 
 def write(path: Path, values: Tensor, rows: list[str], columns: list[str]) -> Iterable[Path]:
     """Write the table to ``path``, then the heat map beside it, as .png; the two paths."""
     picture = path.with_suffix(".png")
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(to_csv(values, rows, columns), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, to_csv(values, rows, columns))
     heat_map(values, rows, columns, picture)
     return path, picture
 

@@ -28,6 +28,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
+from mist_loss.files import replacing, write_text
+
 CHECKPOINT = "checkpoint.safetensors"
 VERSION = 2  # of what the same settings compute: one more than before where that changes
 LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
@@ -120,7 +122,7 @@ def start(args: argparse.Namespace) -> None:
     np.random.seed(args.seed)  # noqa: NPY002 - libraries draw from it
     torch.manual_seed(args.seed)
     args.output.mkdir(parents=True, exist_ok=True)
-    write(config, json.dumps(settings(args), indent=2))
+    write_text(config, json.dumps(settings(args), indent=2))
 
 
 def settings(args: argparse.Namespace) -> dict:
@@ -162,35 +164,25 @@ def batches(n: int, size: int) -> Sequence[Tensor]:
     return torch.randperm(n).split(size)[: n // size]
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def write_metrics(path: Path, history: list[dict]) -> None:
     """Write rows of numbers as CSV; what a row lacks stays empty."""
     keys = list(dict.fromkeys(key for row in history for key in row))
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([keys, *([row.get(key, "") for key in keys] for row in history)])
-    write(path, table.getvalue())
+    write_text(path, table.getvalue())
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure under a temporary name and rename it."""
-    temporary = path.with_name("tmp-" + path.name)
-    figure.savefig(temporary, dpi=120)
-    os.replace(temporary, path)
+    """Write a figure, whole or not at all."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], notes: dict) -> None:
-    """Write tensors, and notes as JSON in the header, under a temporary name and rename it."""
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(
-        {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary, {"notes": json.dumps(notes)}
-    )
-    os.replace(temporary, path)
+    """Write tensors, and notes as JSON in the header, whole or not at all."""
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {"notes": json.dumps(notes)})
 
 
 def save_checkpoint(
@@ -338,7 +330,7 @@ def report(text: str, args: argparse.Namespace) -> None:
     """Print a table with the command behind it, and write both into the folder."""
     command = "python " + shlex.join(sys.argv)
     text = f"{text}\n\nSeeds {', '.join(map(str, args.seeds))}: `{command}`"
-    write(args.output / "table.md", text + "\n")
+    write_text(args.output / "table.md", text + "\n")
     print(text)
 
 

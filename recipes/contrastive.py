@@ -48,11 +48,11 @@ from common import (
     steps_an_epoch,
     sweep,
     table,
-    write,
     write_metrics,
 )
 from data import Images, load_images, random_view
 from mist_loss import MISTCriterion, QueuedCriterion, estimate_mi
+from mist_loss.files import write_text
 from mist_loss.model.frontend import whiten
 
 PROBE_IMAGES = 5000  # of a large set: enough to compare encoders, and quick
@@ -331,7 +331,7 @@ def run(args: argparse.Namespace) -> dict:
     save_tensors(args.output / "encoder.safetensors", encoder.state_dict(), settings(args))
     write_metrics(args.output / "metrics.csv", history)
     save_figure(draw(history, result), args.output / "curve.png")
-    write(args.output / "result.json", json.dumps(result, indent=2))
+    write_text(args.output / "result.json", json.dumps(result, indent=2))
     return result
 
 

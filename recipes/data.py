@@ -4,7 +4,6 @@ The recipes' images are small, so a set is held in memory and augmented a batch 
 """
 
 import gzip
-import os
 import shutil
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -17,6 +16,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision.datasets import FashionMNIST, ImageFolder
 from torchvision.transforms import v2
+
+from mist_loss.files import replacing
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
@@ -139,13 +140,8 @@ def _as_float(images: Tensor) -> Tensor:
 
 def _unpack(archive: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    try:
-        with part.open("wb") as unpacked, gzip.open(archive) as packed:
-            shutil.copyfileobj(packed, unpacked)
-        part.replace(target)  # whole or not at all
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(target) as part, part.open("wb") as unpacked, gzip.open(archive) as packed:
+        shutil.copyfileobj(packed, unpacked)
 
 
 def _first_line(error: Exception) -> str:

@@ -39,11 +39,11 @@ from common import (
     small_trunk,
     start,
     steps_an_epoch,
-    write,
     write_metrics,
 )
 from data import Images, load_images
 from mist_loss import estimate_mi
+from mist_loss.files import write_text
 
 ROWS = 1000  # of an estimate
 
@@ -196,7 +196,7 @@ def run(args: argparse.Namespace) -> dict:
     save_tensors(args.output / "model.safetensors", model.state_dict(), settings(args))
     write_metrics(args.output / "metrics.csv", history)
     save_figure(draw_plane(history), args.output / "plane.png")
-    write(args.output / "result.json", json.dumps(result, indent=2))
+    write_text(args.output / "result.json", json.dumps(result, indent=2))
     return result
 
 

@@ -12,7 +12,6 @@ Half of the images fits projection and flows; the other half, with its labels, m
 import argparse
 import io
 import json
-import os
 import tarfile
 import time
 from pathlib import Path
@@ -24,9 +23,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch import Tensor
 
-from common import LARGEST_SEED, at_least, number
+from common import LARGEST_SEED, at_least, number, parse_flags, save_figure, settings, start
 from mist_loss import MIST
 from mist_loss.evaluation import embeddings
+from mist_loss.files import replacing, write_text
 from mist_loss.flows.adapt import Adaptation, adapt
 from mist_loss.flows.labelled import channel_pairs, separable_classes
 from mist_loss.model import quantiles
@@ -62,7 +62,7 @@ def emoji(folder: Path, cache: Path) -> Views:
         for vendor in VENDORS:
             packed = folder / f"emoji-datasource-{vendor}-16.0.0.tgz"
             if not packed.is_file():
-                raise SystemExit(f"new_modality.py: no {packed}: npm pack emoji-datasource-{vendor}@16.0.0")
+                raise ValueError(f"no {packed}: npm pack emoji-datasource-{vendor}@16.0.0")
             with tarfile.open(packed) as archive:
                 prefix = f"package/img/{vendor}/64/"
                 found = {m.name[len(prefix) :]: m for m in archive.getmembers() if m.name.startswith(prefix)}
@@ -80,9 +80,8 @@ def emoji(folder: Path, cache: Path) -> Views:
         labels = np.array([kinds.index(categories[name]) for name in names])
         sides = [_efficientnet(torch.from_numpy(np.stack([side[name] for name in names]))) for side in pictures]
         cache.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"tmp-{path.name}")
-        np.savez(temporary, x=sides[0], y=sides[1], labels=labels)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            np.savez(temporary, x=sides[0], y=sides[1], labels=labels)
     with np.load(path, allow_pickle=False) as stored:
         return Views(*(torch.from_numpy(stored[key]) for key in ("x", "y", "labels")))
 
@@ -152,7 +151,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=at_least(0, LARGEST_SEED), default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/new_modality"), help="an interrupted run goes on")
     parser.add_argument("--smoke", action="store_true", help="two steps, to see that everything works")
-    args = parser.parse_args(arguments)
+    args = parse_flags(parser, arguments)
     if args.smoke:
         args.steps, args.groups, args.replay, args.sets = 2, 1, 0.0, 1
     return args
@@ -171,9 +170,7 @@ def draw(before: list[dict[str, float]], after: list[dict[str, float]], path: Pa
         error = np.abs(value - true).mean()
         axes.set(title=f"{title}: mean absolute error {error:.3f}", xlabel="true mutual information (nats)")
     panels[0].set_ylabel("estimate with 90% interval (nats)")
-    temporary = path.with_name("tmp-" + path.name)
-    figure.savefig(temporary, dpi=120)
-    os.replace(temporary, path)
+    save_figure(figure, path)
 
 
 def summary(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -188,7 +185,7 @@ def summary(rows: list[dict[str, float]]) -> dict[str, float]:
 
 def run(args: argparse.Namespace) -> dict:
     """Adapt, judge on real pairs, and write figure and result; returns the result."""
-    args.output.mkdir(parents=True, exist_ok=True)
+    start(args)
     views = load(args)
     order = torch.randperm(len(views.labels), generator=torch.Generator().manual_seed(args.seed))
     fit, test = order[::2], order[1::2]
@@ -216,20 +213,18 @@ def run(args: argparse.Namespace) -> dict:
     else:
         print("no two classes can be told apart in these directions: no real pairs of known nats, and no figure")
     found = {
-        "config": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()},
+        "config": settings(args),
         "minutes": minutes,
         "flows": {name: report._asdict() for name, report in result.reports.items()},
         "pushed": {"before": result.before._asdict(), "after": result.after._asdict()},
     }
     if judged[0]:
         found["real"] = {"before": summary(judged[0]), "after": summary(judged[1])}
-    temporary = args.output / "result.json.tmp"
-    temporary.write_text(json.dumps(found, indent=2))
-    os.replace(temporary, args.output / "result.json")
+    write_text(args.output / "result.json", json.dumps(found, indent=2))
     for name in ("pushed", "real"):
         if name not in found:
             continue
-        b, a = found[name]["before"], found[name]["after"]  # type: ignore[index]
+        b, a = found[name]["before"], found[name]["after"]
         print(
             f"{name} pairs: mean absolute error {b['error']:.3f} -> {a['error']:.3f} nats, "
             f"90% intervals cover {b['coverage']:.0%} -> {a['coverage']:.0%}"

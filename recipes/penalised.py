@@ -30,10 +30,10 @@ from common import (
     steps_an_epoch,
     sweep,
     table,
-    write,
     write_metrics,
 )
 from factors import Factors, Part, draw
+from mist_loss.files import write_text
 from penalties import TRIED, Fitted, Penalty
 
 WARM_UP = 0.5  # share of the training over which the weight grows: codes first learn what to say
@@ -151,7 +151,7 @@ def finish(
     save_tensors(args.output / "model.safetensors", model.state_dict(), settings(args))
     write_metrics(args.output / "metrics.csv", history)
     save_figure(figure, args.output / name)
-    write(args.output / "result.json", json.dumps(result, indent=2))
+    write_text(args.output / "result.json", json.dumps(result, indent=2))
     return result
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mist_loss import MIST, estimate_mi
+from mist_loss.files import write_text
 from mist_loss.model import weights
 
 STORED = Path(__file__).parent / "data" / "predictions.json"
@@ -78,7 +79,5 @@ def test_the_file_has_every_case():
 if __name__ == "__main__":
     STORED.parent.mkdir(exist_ok=True)
     content = {"sha256": weights.REGISTRY["mist-base"][1], "torch": torch.__version__} | predictions()
-    temporary = STORED.with_name(STORED.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(STORED)
+    write_text(STORED, json.dumps(content, indent=1) + "\n")
     print(f"wrote {STORED}")

@@ -21,7 +21,8 @@ from mist_loss import provenance
 from mist_loss.evaluation import corpora, metrics, tables
 from mist_loss.evaluation.corpora import Corpus, Item
 from mist_loss.evaluation.estimators import LEVEL, Named, Predictive, named
-from mist_loss.evaluation.results import Result, Store, replace
+from mist_loss.evaluation.results import Result, Store
+from mist_loss.files import write_text
 from mist_loss.meta.mixtures import MIXTURES
 from mist_loss.seeding import seeded
 from mist_loss.validation import MIN_ROWS
@@ -163,7 +164,7 @@ def _write(
         + report
         + "".join(f"\n![{figure_name}]({name}-{figure_name}.png)\n" for figure_name in drawn)
     )
-    replace(folder / f"{name}.md", text.encode())
+    write_text(folder / f"{name}.md", text)
     return text
 
 

@@ -8,7 +8,6 @@ the estimator; all but `fresh`, which is drawn from a training mixture to check 
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from mist_loss.files import replacing
 from mist_loss.meta import bmi
 from mist_loss.meta.mixtures import MIXTURES
 from mist_loss.meta.paper import PAPER_IMD, PAPER_OOMD
@@ -248,23 +248,17 @@ def cached(path: Path, request: dict[str, Any], build: Callable[[], Iterable[Ite
 def save(path: Path, request: dict[str, Any], items: Sequence[Item]) -> None:
     """Writes a corpus as ``.npz``, atomically: readers see the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(
-                file,
-                header=np.array(json.dumps({"format": _FORMAT, "request": request})),
-                name=np.array([item.name for item in items], dtype=np.str_),
-                shape=np.array([(item.rows, *item.dims) for item in items], dtype=np.int64).reshape(-1, 3),
-                mi=np.array([item.mi for item in items], dtype=np.float64),
-                held_out=np.array([item.held_out for item in items], dtype=bool),
-                x=_flat([item.x for item in items]),
-                y=_flat([item.y for item in items]),
-            )
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            header=np.array(json.dumps({"format": _FORMAT, "request": request})),
+            name=np.array([item.name for item in items], dtype=np.str_),
+            shape=np.array([(item.rows, *item.dims) for item in items], dtype=np.int64).reshape(-1, 3),
+            mi=np.array([item.mi for item in items], dtype=np.float64),
+            held_out=np.array([item.held_out for item in items], dtype=bool),
+            x=_flat([item.x for item in items]),
+            y=_flat([item.y for item in items]),
+        )
 
 
 def load(path: Path) -> tuple[dict[str, Any], list[Item]]:

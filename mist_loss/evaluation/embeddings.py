@@ -13,7 +13,6 @@ from __future__ import annotations
 import gzip
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mist_loss.evaluation.corpora import Item
+from mist_loss.files import replacing
 
 SOURCES = tuple(range(1, 9))
 FLIPS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
@@ -265,14 +265,8 @@ def _efficientnet(pictures: Tensor) -> Tensor:
 
 def _save(path: Path, vectors: np.ndarray, labels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, vectors=vectors, labels=labels)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, vectors=vectors, labels=labels)
 
 
 def _parts(embeddings: Embeddings) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:

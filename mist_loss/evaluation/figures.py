@@ -15,7 +15,8 @@ import numpy as np
 
 from mist_loss.evaluation import metrics, tables
 from mist_loss.evaluation.estimators import LEVEL
-from mist_loss.evaluation.results import Columns, Result, columns, estimators, replace
+from mist_loss.evaluation.results import Columns, Result, columns, estimators
+from mist_loss.files import replacing
 
 try:
     from matplotlib.axes import Axes
@@ -55,7 +56,8 @@ def save(figure: Figure, path: Path) -> None:
     drawn, content = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=110, metadata={"Software": None})
     Image.open(drawn).convert("RGB").quantize(_COLOURS).save(content, format="png", optimize=True)
-    replace(path, content.getvalue())
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.getvalue())
 
 
 def _by_corpus(results: Sequence[Result]) -> dict[str, list[Result]]:

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from mist_loss.evaluation import scenarios
 from mist_loss.evaluation.contenders import Contender, Named
-from mist_loss.evaluation.results import replace
 from mist_loss.evaluation.scenarios import Samples, Scenario
+from mist_loss.files import write_text
 from mist_loss.seeding import seeded
 
 LR = 1e-2
@@ -215,7 +215,7 @@ def run(seed: int, contenders: Sequence[Named], file: Path, quick: bool = False)
             if not done:
                 done = train(scenario, loss, key)
                 stored += done
-                replace(file, _text(stored).encode())
+                write_text(file, _text(stored))
             rows += done
     return rows
 

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 
+from mist_loss.files import write_text
+
 Key = tuple[str, str, str, str]
 
 
@@ -98,15 +100,8 @@ class Store:
         """Drop the results that are stale, from the file too."""
         kept = {key: result for key, result in self.results.items() if not stale(result)}
         if len(kept) < len(self.results):
-            replace(self.path, _text([Result._fields, *kept.values()]).encode())
+            write_text(self.path, _text([Result._fields, *kept.values()]))
         self.results = kept
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a file whole: under a temporary name, then renamed."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def _text(lines: Iterable[Iterable[Any]]) -> str:

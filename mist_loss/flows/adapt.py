@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mist_loss import provenance
+from mist_loss.files import write_text
 from mist_loss.flows.card import card
 from mist_loss.flows.coordinates import NormalCoordinates
 from mist_loss.flows.marginals import WIDEST, FlowReport, Marginal, PoorFit, fit_marginal
@@ -159,7 +159,7 @@ def adapt(
         }
         path = output / "weights.safetensors"
         save_weights(adapted, path, origin)
-        _write(output / "card.md", card(origin))
+        write_text(output / "card.md", card(origin))
     if after.error > before.error:  # said last, so that nothing is lost where warnings are errors
         warnings.warn(
             f"the adapted estimator reads held-out problems worse than its parent, {after.error:.3f} nats off in place "
@@ -325,12 +325,6 @@ def _flows(
             }
         write(path, tensors, header)
     return {name: pair[0] for name, pair in fitted.items()}, {name: pair[1] for name, pair in fitted.items()}
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

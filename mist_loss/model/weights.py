@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mist_loss.files import replacing, write_text
 from mist_loss.model import hub
 
 if TYPE_CHECKING:
@@ -61,12 +62,12 @@ def write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> Non
     Raises:
         OSError: the file cannot be written.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, header)
-    except SafetensorError as error:
-        raise OSError(f"cannot write {path} ({error}): make room, or give a folder that can be written to") from error
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, header)
+        except SafetensorError as error:
+            advice = "make room, or give a folder that can be written to"
+            raise OSError(f"cannot write {path} ({error}): {advice}") from error
 
 
 def save_folder(model: "MIST", folder: str | Path, provenance: dict | None = None) -> Path:
@@ -83,9 +84,7 @@ def save_folder(model: "MIST", folder: str | Path, provenance: dict | None = Non
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     digest = save_weights(model, folder / WEIGHTS, provenance or {})
-    temporary = folder / (CHECKSUM + ".tmp")
-    temporary.write_text(f"{digest}  {WEIGHTS}\n")  # as sha256sum writes it, and checks it with -c
-    os.replace(temporary, folder / CHECKSUM)
+    write_text(folder / CHECKSUM, f"{digest}  {WEIGHTS}\n")  # as sha256sum writes it, and checks it with -c
     return folder
 
 

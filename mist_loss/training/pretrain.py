@@ -8,7 +8,6 @@ import csv
 import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -22,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from mist_loss import provenance
 from mist_loss.criterion import PULL, PUSH
+from mist_loss.files import replacing, write_text
 from mist_loss.meta.families import Problem
 from mist_loss.meta.mixtures import MIXTURES
 from mist_loss.model import quantiles
@@ -305,9 +305,7 @@ def _drop_rows_after(path: Path, step: int) -> None:
     if not kept:
         path.unlink()
         return
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("\n".join([head, *kept]) + "\n")
-    os.replace(temporary, path)
+    write_text(path, "\n".join([head, *kept]) + "\n")
 
 
 def plot_curve(log_path: Path, figure_path: Path) -> None:
@@ -324,9 +322,8 @@ def plot_curve(log_path: Path, figure_path: Path) -> None:
             axes.plot(sets, [float(row[name]) for row in rows], label=name)
     axes.set(xlabel="sets seen", yscale="log", title="loss and errors (nats, nats²) on fixed validation sets")
     axes.legend()
-    temporary = figure_path.with_name("tmp-" + figure_path.name)
-    figure.savefig(temporary, dpi=120)
-    os.replace(temporary, figure_path)
+    with replacing(figure_path) as temporary:
+        figure.savefig(temporary, dpi=120)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

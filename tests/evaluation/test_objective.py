@@ -99,7 +99,7 @@ def test_run_keeps_what_is_done(tmp_path, monkeypatch):
     assert {(r.loss, r.weights) for r in rows} == {("mine", "a" * 12), ("other", "")}
     with file.open() as lines:
         assert len(list(csv.DictReader(lines))) == len(rows)
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob("tmp-*"))
 
     trained: list[str] = []
     train = objective.train

@@ -66,7 +66,7 @@ def test_a_copy_is_adapted_and_saved_with_its_origin(model, x, tmp_path):
     card = (tmp_path / "run" / "card.md").read_text()
     assert origin["parent"] in card
     assert f"| adapted | {result.after.error:.3f} |" in card
-    assert not list((tmp_path / "run").glob("*.tmp"))
+    assert not list((tmp_path / "run").glob("tmp-*"))
     criterion = MISTCriterion(model=result.model)
     assert criterion(x, x[:, :1]).isfinite()
     assert MISTCriterion(model=result.path)(x, x[:, :1]) == criterion(x, x[:, :1])

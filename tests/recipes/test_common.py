@@ -123,7 +123,7 @@ def test_a_sweep_keeps_what_is_finished_and_a_table_averages(tmp_path):
         args.output.mkdir(parents=True, exist_ok=True)
         score = {"one": 10.0, "two": 0.25}[args.method] + args.seed
         result = {"config": common.settings(args), "score": score}
-        common.write(args.output / "result.json", json.dumps(result))
+        common.write_text(args.output / "result.json", json.dumps(result))
         return result
 
     args = parsed(tmp_path, "--seeds", "1", "2")

@@ -33,6 +33,6 @@ def test_what_is_no_state_is_refused_by_name(tmp_path, damage):
 
 
 def test_a_state_that_cannot_be_written_is_an_os_error(tmp_path):
-    (tmp_path / "state.safetensors.tmp").mkdir()
+    (tmp_path / "state.safetensors").mkdir()  # a folder has the name
     with pytest.raises(OSError, match=r"state\.safetensors"):
         state.save(tmp_path / "state.safetensors", *fresh(), header={}, more={})
