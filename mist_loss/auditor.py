@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mist_loss.criterion import MISTCriterion
 from mist_loss.seeding import seeded
-from mist_loss.validation import check_count, finite_sets, paired_sets
+from mist_loss.validation import check_count, finite_sets, is_number, paired_sets
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -86,7 +86,7 @@ class MIAuditor:
         tolerance: nats of disagreement that are borne, beside the interval and the noise.
 
     Raises:
-        ValueError: every is no whole number of at least 1, or tolerance is negative.
+        ValueError: every is no whole number of at least 1, tolerance is negative or no number, or codes no function.
     """
 
     def __init__(
@@ -97,12 +97,14 @@ class MIAuditor:
         tolerance: float = 0.25,
     ):
         every = check_count("every", every)
-        if not tolerance >= 0:
-            raise ValueError(f"expected tolerance in nats, zero or more, got {tolerance}")
+        if not is_number(tolerance) or not tolerance >= 0:
+            raise ValueError(f"expected tolerance in nats, zero or more, got {tolerance!r}")
         if not hasattr(criterion, "last"):  # what torch.compile makes has it
             raise ValueError(
                 f"expected a MISTCriterion, got {type(criterion).__name__}: of a wrapper give the criterion in it"
             )
+        if not callable(codes):
+            raise ValueError(f"expected codes as a function that returns held-out codes, got {type(codes).__name__}")
         self.criterion, self.codes, self.every, self.tolerance = criterion, codes, every, tolerance
         self.steps = 0
         self.history: list[Audit] = []

@@ -59,9 +59,6 @@ def mi_matrix(
             result[:, i, j] = torch.stack(estimate_mi(first[i, :, None], second[j, :, None], level, network)).float()
         if progress is not None:
             progress(min(start + count, len(rows)), len(rows))
-    # a constant says nothing, whatever the estimator makes of it
-    constant = [(t == t[:, :1]).all(1) for t in (first, second)]
-    result[:, constant[0][:, None] | constant[1]] = 0
     if y is None:
         result.diagonal(dim1=1, dim2=2).fill_(torch.nan)
         result[:, cols, rows] = result[:, rows, cols]

@@ -78,7 +78,7 @@ def _by_feature(X: np.ndarray, target: np.ndarray, model: str | Path | MIST) -> 
         sets = np.ascontiguousarray(X[:, start : start + count].T, dtype=np.float64)[:, :, None]
         repeated = np.broadcast_to(target.astype(np.float64), (len(sets), *target.shape))
         scores.append(estimate_mi(sets, repeated, model=model).value.numpy())
-    return np.where((X[:1] == X).all(0), 0, np.concatenate(scores))  # a constant says nothing
+    return np.concatenate(scores)
 
 
 class MISTEstimator(BaseEstimator):

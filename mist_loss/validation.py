@@ -135,13 +135,18 @@ def require_finite(x: Tensor, y: Tensor) -> None:
             )
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a real number, NumPy's among them, and no truth value."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def check_level(name: str, level: float) -> float:
     """A level strictly between 0 and 1.
 
     Raises:
         ValueError: it is not.
     """
-    if not isinstance(level, numbers.Real) or not 0 < level < 1:
+    if not is_number(level) or not 0 < level < 1:
         raise ValueError(f"expected {name} as a number strictly between 0 and 1, got {level!r}: 0.9 stands for 90%")
     return float(level)
 
@@ -152,7 +157,7 @@ def check_weight(name: str, weight: float) -> float:
     Raises:
         ValueError: it is not.
     """
-    if not isinstance(weight, numbers.Real) or isinstance(weight, bool) or not 0 <= weight <= LARGEST_WEIGHT:
+    if not is_number(weight) or not 0 <= weight <= LARGEST_WEIGHT:
         raise ValueError(
             f"expected {name} as a number between 0 and {LARGEST_WEIGHT:g}, got {weight!r}: 0 leaves it out"
         )

@@ -150,10 +150,20 @@ def test_bad_codes(model, codes, message):
         MIAuditor(MISTCriterion(model), lambda: codes).audit()
 
 
-@pytest.mark.parametrize("options", [{"every": 0}, {"every": 1.5}, {"tolerance": -1.0}, {"tolerance": float("nan")}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"every": 0},
+        {"every": 1.5},
+        {"tolerance": -1.0},
+        {"tolerance": float("nan")},
+        {"tolerance": "a"},
+        {"codes": None},
+    ],
+)
 def test_bad_options(model, options):
     with pytest.raises(ValueError, match=f"expected {next(iter(options))}"):
-        MIAuditor(MISTCriterion(model), lambda: (torch.zeros(64, 1),) * 2, **options)
+        MIAuditor(MISTCriterion(model), **({"codes": lambda: (torch.zeros(64, 1),) * 2} | options))
 
 
 def test_core_and_auditor_import_no_lightning():

@@ -141,6 +141,12 @@ def test_components_also_reduce_what_the_model_could_read(model):
     torch.testing.assert_close(loss, MISTCriterion(model)(project(x[None], 4, "pca")[0], y))
 
 
+@pytest.mark.parametrize(("shape", "method"), [((1, 16, 8), "umap"), ((16, 8), "pca")])
+def test_what_cannot_be_projected(shape, method):
+    with pytest.raises(ValueError, match=r"expected (method to be one of|x of shape \(b, n, d\))"):
+        project(torch.zeros(shape), 4, method)
+
+
 @pytest.mark.parametrize("components", [0, 9, 4.0, "4", True])
 def test_bad_components(model, components):
     with pytest.raises(ValueError, match=f"components as a whole number between 1 and 8, .* got {components!r}"):

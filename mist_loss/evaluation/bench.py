@@ -25,6 +25,7 @@ from mist_loss.evaluation.results import Result, Store
 from mist_loss.files import write_text
 from mist_loss.meta.mixtures import MIXTURES
 from mist_loss.seeding import seeded
+from mist_loss.training.stream import VERSION
 from mist_loss.validation import MIN_ROWS
 
 if TYPE_CHECKING:
@@ -333,10 +334,11 @@ def _scaling(repeats: int, seed: int) -> dict[str, Corpus]:
 
 def _fresh(mixture: str, seed: int) -> Corpus:
     source = MIXTURES[mixture]
-    request = {  # a mixture changes with its weights and its shapes
+    request = {  # a mixture changes with its weights, its shapes and what its families draw
         "corpus": f"fresh-{mixture}",
         "families": {name: weight for name, (weight, _) in source.families.items()},
         "shapes": [*source.rows, *source.dims, source.equal, *source.equal_dims, source.wide],
+        "stream": VERSION,
         "seed": seed,
     }
     return Corpus(f"fresh-{mixture}-seed{seed}", request, FRESH, lambda places: corpora.fresh(mixture, seed, places))

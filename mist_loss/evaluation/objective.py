@@ -7,21 +7,19 @@ optimiser. An estimator that can be exploited shows as a gap between its number 
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mist_loss.evaluation import scenarios
+from mist_loss.evaluation import lines, scenarios
 from mist_loss.evaluation.contenders import Contender, Named
 from mist_loss.evaluation.scenarios import Samples, Scenario
 from mist_loss.files import write_text
@@ -205,7 +203,7 @@ def run(seed: int, contenders: Sequence[Named], file: Path, quick: bool = False)
     suite = scenarios.QUICK if quick else scenarios.FULL
     trainings = [(s, loss) for s in suite for loss in contenders if s.direction in loss.directions]
     hashes = {loss.name: loss.weights[:12] for loss in contenders}
-    stored = [row for row in _read(file) if hashes.get(row.loss, row.weights) == row.weights]
+    stored = [row for row in lines.read(file, Row) if hashes.get(row.loss, row.weights) == row.weights]
     file.parent.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     with _one_thread():
@@ -215,7 +213,7 @@ def run(seed: int, contenders: Sequence[Named], file: Path, quick: bool = False)
             if not done:
                 done = train(scenario, loss, key)
                 stored += done
-                write_text(file, _text(stored))
+                write_text(file, lines.to_text([Row._fields, *stored]))
             rows += done
     return rows
 
@@ -276,20 +274,3 @@ def _progress(trainings: Sequence[tuple[Scenario, Named]]) -> Iterator[tuple[Sce
 
 def _digest(scenario: Scenario) -> str:
     return hashlib.sha256(repr(scenario).encode()).hexdigest()[:12]
-
-
-def _read(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        head, *lines = list(csv.reader(file)) or [[]]
-    if tuple(head) != Row._fields:
-        raise ValueError(f"expected the columns {','.join(Row._fields)} in {path}, got {','.join(head)}: move it away")
-    kinds = get_type_hints(Row).values()
-    return [Row(*(kind(cell) for kind, cell in zip(kinds, line, strict=True))) for line in lines]
-
-
-def _text(rows: Sequence[Row]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([Row._fields, *rows])
-    return text.getvalue()

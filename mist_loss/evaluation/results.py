@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import NamedTuple
 
 import numpy as np
 
+from mist_loss.evaluation import lines
 from mist_loss.files import write_text
 
 Key = tuple[str, str, str, str]
@@ -86,58 +85,27 @@ class Store:
     def __init__(self, path: Path):
         self.path = path
         _drop_torn_line(path)
-        self.results = {result.key: result for result in _read(path)}
+        self.results = {result.key: result for result in lines.read(path, Result)}
 
     def add(self, result: Result) -> None:
         """Append a line and hand it to the system."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [result] if self.path.exists() and self.path.stat().st_size else [Result._fields, result]
+        added = [result] if self.path.exists() and self.path.stat().st_size else [Result._fields, result]
         with self.path.open("ab") as file:
-            file.write(_text(lines).encode())
+            file.write(lines.to_text(added).encode())
         self.results[result.key] = result
 
     def forget(self, stale: Callable[[Result], bool]) -> None:
         """Drop the results that are stale, from the file too."""
         kept = {key: result for key, result in self.results.items() if not stale(result)}
         if len(kept) < len(self.results):
-            write_text(self.path, _text([Result._fields, *kept.values()]))
+            write_text(self.path, lines.to_text([Result._fields, *kept.values()]))
         self.results = kept
-
-
-def _text(lines: Iterable[Iterable[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
 
 
 def _drop_torn_line(path: Path) -> None:
     content = path.read_bytes() if path.exists() else b""
-    head = _text([Result._fields]).encode()
+    head = lines.to_text([Result._fields]).encode()
     ours = content.startswith(head) or head.startswith(content)  # a stranger's file stays whole
     if ours and not content.endswith(b"\n") and content:
         os.truncate(path, content.rfind(b"\n") + 1)
-
-
-def _read(path: Path) -> list[Result]:
-    if not path.exists():
-        return []
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            head, *lines = list(csv.reader(file)) or [list(Result._fields)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no file of results ({error}): move it away") from error
-    if tuple(head) != Result._fields:
-        raise ValueError(
-            f"expected the columns {','.join(Result._fields)} in {path}, got {','.join(head)}: move it away"
-        )
-    results = []
-    for number, line in enumerate(lines, start=2):
-        try:
-            results.append(Result(*(parse(cell) for parse, cell in zip(_PARSERS, line, strict=True))))
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"cannot read line {number} of {path} ({error}): delete the line") from error
-    return results
-
-
-_BY_TYPE: dict[type, Callable[[str], Any]] = {bool: {"True": True, "False": False}.__getitem__}
-_PARSERS = [_BY_TYPE.get(kind, kind) for kind in get_type_hints(Result).values()]

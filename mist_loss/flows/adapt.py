@@ -34,8 +34,8 @@ from mist_loss.model.weights import find, save_weights, sha256, write
 from mist_loss.seeding import seeded
 from mist_loss.training import state
 from mist_loss.training.finetune import FinetuneConfig, finetune
-from mist_loss.training.stream import draw_seed, group
-from mist_loss.validation import as_tensor
+from mist_loss.training.stream import VERSION, draw_seed, group
+from mist_loss.validation import as_tensor, check_count, is_number
 
 HELD_OUT_SEED = -1  # of the problems that the gain is measured on; no run may use it
 HELD_OUT_GROUPS = 12
@@ -107,9 +107,11 @@ def adapt(
     output = None if output is None else Path(output)
     if mixture not in MIXTURES:
         raise ValueError(f"expected mixture to be one of {sorted(MIXTURES)}, got {mixture!r}")
-    if not 0 <= replay <= 1:
-        raise ValueError(f"expected replay in 0 to 1, got {replay}")
-    if not 10 <= rows[0] <= rows[1]:
+    if not is_number(replay) or not 0 <= replay <= 1:
+        raise ValueError(f"expected replay in 0 to 1, got {replay!r}")
+    if width is not None:
+        check_count("width", width)
+    if not isinstance(rows, tuple) or len(rows) != 2 or not 10 <= rows[0] <= rows[1]:
         raise ValueError(f"expected rows as (low, high) with 10 <= low <= high, got {rows}")
     parent = model if isinstance(model, MIST) else MIST.from_pretrained(model)
     adapted = unfrozen_copy(parent)  # reads plainly; its own coordinates come below
@@ -124,7 +126,7 @@ def adapt(
         "readings": READINGS,
     }
     # of this run's folder only: a digest of rows does not go into the weights
-    fingerprint = header | {"data": {name: _digest(side) for name, side in sides.items()}}
+    fingerprint = header | {"stream": VERSION, "data": {name: _digest(side) for name, side in sides.items()}}
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
     marginals, reports = _flows(sides, width, config.seed, output, fingerprint)
@@ -259,8 +261,8 @@ def refresh(model: MIST, x: Tensor, y: Tensor, seconds: float = 30.0, seed: int 
         ValueError: codes that no flow can be fitted to, or no time.
         PoorFit: a flow does not fit, or leaves directions out.
     """
-    if not seconds > 0:
-        raise ValueError(f"expected seconds above zero, got {seconds}")
+    if not is_number(seconds) or not seconds > 0:
+        raise ValueError(f"expected seconds above zero, got {seconds!r}")
     device = model.vector_mean.device
     marginals, reports = {}, {}
     for name, side in (("x", x), ("y", y)):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mist_loss.meta.discrete import label_mi, symmetric_channel
 from mist_loss.meta.families import Problem
+from mist_loss.validation import check_count
 
 
 def separable_classes(rows: Tensor, labels: Tensor, accuracy: float = 0.99) -> list[tuple[int, int]]:
@@ -59,8 +60,11 @@ def channel_pairs(
         n: rows of the set.
 
     Raises:
-        ValueError: there is no pair of classes, or a side lacks one.
+        ValueError: there is no pair of classes, a side lacks one, sources is no count, or flip no probability.
     """
+    check_count("sources", sources)
+    if not 0 <= flip <= 1:
+        raise ValueError(f"expected flip as a probability, got {flip}")
     if not classes:
         raise ValueError("expected at least one pair of classes, got none: use more directions or other labels")
     parts: list[list[Tensor]] = [[], []]

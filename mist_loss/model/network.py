@@ -1,5 +1,6 @@
 """MIST: from a set of paired rows to the predictive distribution of their mutual information (arXiv 2511.18945)."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mist_loss.model import quantiles, weights
-from mist_loss.model.attention import ISAB, MAB, PMA
+from mist_loss.model.attention import HEADS, ISAB, MAB, PMA, SEEDS
 from mist_loss.model.frozen import freeze
 from mist_loss.model.quantiles import KNOTS
 from mist_loss.model.statistics import Summary, gaussian_terms, summarize
@@ -29,7 +30,12 @@ class MISTConfig:
     rows, dims: inclusive ranges of the training problems; row_pairs: canonical pairs a row is described by;
     width: of the residual head; set_width: of the attention blocks; mixed_pairs: pairs of a product of one side and a
     direction of the other that become tokens, each way; independent_pairs: leading canonical pairs that become tokens
-    once more, as independent components; near_pairs: leading canonical pairs in which near rows are compared.
+    once more, as independent components; near_pairs: leading canonical pairs in which near rows are compared. Each of
+    the last three may be 0: there are no such tokens then.
+
+    Raises:
+        ValueError: a size is no whole number or too small, a range is no pair in order, or the heads of the attention
+            do not divide set_width.
     """
 
     rows: tuple[int, int] = (10, 4096)
@@ -42,6 +48,22 @@ class MISTConfig:
     independent_pairs: int = 8
     near_pairs: int = 16
 
+    def __post_init__(self) -> None:
+        for name in ("rows", "dims"):
+            span = getattr(self, name)
+            if not isinstance(span, tuple) or len(span) != 2 or not all(map(_is_size, span)) or span[0] > span[1]:
+                raise ValueError(f"expected {name} as a pair of whole numbers (low, high) from 1 on, got {span!r}")
+        for field in dataclasses.fields(self)[2:]:
+            size, least = getattr(self, field.name), 0 if field.name in weights.OPTIONAL else 1
+            if not _is_size(size, least):
+                raise ValueError(f"expected {field.name} as a whole number from {least} on, got {size!r}")
+        if self.set_width % HEADS:
+            raise ValueError(f"expected set_width as a multiple of {HEADS}, the heads, got {self.set_width}")
+
+
+def _is_size(value: object, least: int = 1) -> bool:
+    return type(value) is int and least <= value < 1 << 31
+
 
 class RowEmbedding(nn.Module):
     """One row: attention along its canonical pairs with learned pooling.
@@ -50,13 +72,13 @@ class RowEmbedding(nn.Module):
     exchanged; heads of learned attention pool the pairs, so that their number may vary.
     """
 
-    def __init__(self, config: MISTConfig, heads: int = 4):
+    def __init__(self, config: MISTConfig):
         super().__init__()
         self.limit = config.row_pairs
         self.point = nn.Linear(4, config.pair_width)
         self.context = nn.Linear(config.set_width, config.pair_width)
-        self.attend = nn.Linear(config.pair_width, heads)
-        self.pool = nn.Linear(heads * config.pair_width, config.set_width)
+        self.attend = nn.Linear(config.pair_width, HEADS)
+        self.pool = nn.Linear(HEADS * config.pair_width, config.set_width)
         self.radial = nn.Linear(2, config.set_width)
 
     def forward(self, summary: Summary, tokens: Tensor) -> Tensor:
@@ -127,10 +149,10 @@ class MIST(nn.Module):
         self.embed_vector, self.skip = nn.Linear(s, config.width), nn.Linear(s, 1)
         self.embed_token, self.token_context = nn.Linear(f, h), nn.Linear(config.width, h)
         self.token_blocks = nn.ModuleList([MAB(h), MAB(h)])
-        self.token_pool, self.token_out = PMA(h), nn.Linear(4 * h, config.width)
+        self.token_pool, self.token_out = PMA(h), nn.Linear(SEEDS * h, config.width)
         self.embed_row, self.row_context = RowEmbedding(config), nn.Linear(config.width, h)
         self.row_blocks = nn.ModuleList([ISAB(h), ISAB(h)])
-        self.row_pool, self.row_out = PMA(h), nn.Linear(4 * h, config.width)
+        self.row_pool, self.row_out = PMA(h), nn.Linear(SEEDS * h, config.width)
         self.pair_term = nn.Linear(h, 2)
         with torch.no_grad():  # start from the Gaussian estimate
             self.pair_term.weight.zero_()

@@ -57,7 +57,14 @@ def project(x: Tensor, k: int, method: str) -> Tensor:
     Returns:
         (b, n, k), or (b, n, n - 1) if "pca" has only that many directions; (b * SLICES, n, k) if "sliced", the slices
         of a set together.
+
+    Raises:
+        ValueError: x is not of that shape, or the method is none of them.
     """
+    if x.ndim != 3:
+        raise ValueError(f"expected x of shape (b, n, d), got {tuple(x.shape)}: one set is x[None]")
+    if method not in METHODS:
+        raise ValueError(f"expected method to be one of {', '.join(map(repr, METHODS))}, got {method!r}")
     z = standardize(x)
     if method == "sliced":
         z = z.repeat_interleave(SLICES, 0)

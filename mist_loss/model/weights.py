@@ -218,16 +218,15 @@ def _read(path: Path) -> "MIST":
     # networks from before there was a kind of token have never seen one
     fields: dict[str, Any] = dict.fromkeys(OPTIONAL, 0) | read_header(path)["config"]
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    for field in dataclasses.fields(MISTConfig):
-        value = fields.get(field.name, field.default)
-        sizes, pair = (value, True) if isinstance(value, tuple) else ((value,), False)
-        least = 0 if field.name in OPTIONAL else 1
-        whole = all(type(n) is int and least <= n < 1 << 31 for n in sizes)
-        if not whole or pair != isinstance(field.default, tuple) or (pair and len(sizes) != 2):
-            raise ValueError(f"{path} has a broken configuration, {field.name}: {value!r}; fetch or save it again")
+    try:
+        config = MISTConfig(**fields)
+    except TypeError as error:  # a field of a later version
+        raise ValueError(f"{path} does not fit this version of mist-loss: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} has a broken configuration ({error}); fetch or save it again") from error
     try:
         with torch.device("meta"):  # sizes are compared before memory is asked for, and no random number is drawn
-            model = MIST(MISTConfig(**fields))
+            model = MIST(config)
         with safe_open(path, framework="pt") as file:
             # copies: the file may be replaced while the model is in use
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict

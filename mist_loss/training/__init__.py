@@ -1,1 +1,1 @@
-"""Fitting the estimator. Needs the ``train`` extra: pip install "mist-loss[train]"."""
+"""Fitting the estimator. ``pretrain`` needs the ``train`` extra: pip install "mist-loss[train]"."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mist_loss.training.stream import GROUPS, STEPS
+from mist_loss.validation import is_number
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class OptimisationConfig:
         require_within("steps", self.steps, STEPS - 1)
         require_within("groups", self.groups, GROUPS)
         require_within("warmup", self.warmup, STEPS - 1)
+        for name in ("lr", "weight_decay", "clip", "average"):
+            if not is_number(getattr(self, name)):
+                raise ValueError(f"{name} must be a number, got {getattr(self, name)!r}")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive and finite, got {self.lr}")
         if not 0 <= self.weight_decay < math.inf:
@@ -41,7 +45,7 @@ class OptimisationConfig:
             raise ValueError(f"clip must be positive, got {self.clip}: inf does not clip")
         if not 0 <= self.average < 1:
             raise ValueError(f"average must be at least 0 and below 1, got {self.average}")
-        if not 0 <= self.seed < 2**63:
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be in 0 to 2^63 - 1, got {self.seed}: negative ones are of validation")
         if self.precision not in ("no", "bf16"):
             raise ValueError(f"precision must be 'no' or 'bf16', got {self.precision!r}")
@@ -53,8 +57,8 @@ def require_within(name: str, value: int, limit: int) -> None:
     Raises:
         ValueError: it is not.
     """
-    if not 1 <= value <= limit:
-        raise ValueError(f"{name} must be in 1 to {limit}, got {value}")
+    if not isinstance(value, int) or not 1 <= value <= limit:
+        raise ValueError(f"{name} must be a whole number in 1 to {limit}, got {value!r}")
 
 
 def require_finite(norm: Tensor, step: int) -> None:

@@ -230,6 +230,9 @@ def test_a_mixture_of_other_weights_is_another_corpus(monkeypatch, tmp_path):
     weight, family = bench.MIXTURES["broad"].families["labels"]
     monkeypatch.setitem(bench.MIXTURES["broad"].families, "labels", (weight + 1, family))
     assert planned() != before
+    monkeypatch.undo()
+    monkeypatch.setattr(bench, "VERSION", bench.VERSION + 1)
+    assert planned() != before
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,12 @@ def test_a_file_of_something_else_is_left_alone(tmp_path):
         objective.run(0, [fake("fake")], tmp_path / "results.csv", quick=True)
 
 
+def test_a_damaged_line_is_named(tmp_path):
+    (tmp_path / "results.csv").write_text(",".join(objective.Row._fields) + "\n1,2\n")
+    with pytest.raises(ValueError, match=r"line 2 of .*results\.csv"):
+        objective.run(0, [fake("fake")], tmp_path / "results.csv", quick=True)
+
+
 def test_the_command_writes_tables_and_curves(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(scenarios, "QUICK", (SMALL,))

@@ -184,6 +184,9 @@ def test_parent_hash(model, tmp_path):
     [
         ({"replay": 1.5}, "replay"),
         ({"rows": (5, 10)}, "rows"),
+        ({"rows": 64}, "rows"),
+        ({"replay": "a"}, "replay"),
+        ({"width": "a"}, "width"),
         ({"mixture": "nothing"}, "mixture"),
         ({"x": torch.zeros(200, 2, dtype=torch.long)}, "floating"),
         ({"x": torch.zeros(200)}, "shape"),

@@ -34,6 +34,12 @@ def test_pairs_follow_the_channel(flip, nats):
     assert len(torch.unique(problem.x[0, :, 0])) >= 1999  # no image twice before all of its class were shown
 
 
+@pytest.mark.parametrize(("sources", "flip"), [(0, 0.1), (1, 2.0)])
+def test_no_channel(sources, flip):
+    with pytest.raises(ValueError, match=r"expected (sources|flip)"):
+        channel_pairs(clusters(40), clusters(40), [(0, 1)], sources, flip, 10)
+
+
 def test_no_classes():
     with pytest.raises(ValueError, match="pair of classes"):
         channel_pairs(clusters(40), clusters(40), [], 1, 0.0, 10)

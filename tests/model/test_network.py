@@ -9,7 +9,7 @@ from mist_loss.meta import maps
 from mist_loss.meta.families import canonical_normal
 from mist_loss.model import quantiles
 from mist_loss.model.attention import ISAB, MAB, PMA
-from mist_loss.model.network import MIST, steady
+from mist_loss.model.network import MIST, MISTConfig, steady
 from mist_loss.model.statistics import CORRELATION
 
 
@@ -86,6 +86,23 @@ def test_mean_of_a_normal_predictive_distribution():
     assert quantiles.quantile(knots[None], 0.9).item() == pytest.approx(7 + 0.5 * 1.2816, abs=1e-3)
     skewed = torch.exp(quantiles.knot_scores(torch.zeros(1, dtype=torch.float64)))
     assert quantiles.mean(skewed).item() == pytest.approx(torch.e**0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("bad", [{"row_pairs": -1}, {"dims": (64, 1)}, {"rows": 10}, {"set_width": 18}, {"width": 0}])
+def test_bad_sizes(bad):
+    with pytest.raises(ValueError, match=f"expected {next(iter(bad))} as"):
+        MISTConfig(**bad)
+
+
+def test_mean_is_the_integral_of_the_quantile_function():
+    score = torch.linspace(-8, 8, 160001, dtype=torch.float64)
+    density = torch.exp(-(score**2) / 2)
+    knots = torch.rand(quantiles.KNOTS, dtype=torch.float64).cumsum(0)
+    places = quantiles.knot_scores(knots)
+    inside = score.clamp(places[0], places[-1])  # flat beyond the outermost
+    at = quantiles.quantile(knots.expand(len(score), -1), torch.special.ndtr(inside))
+    expected = (at * density).sum() / density.sum()
+    torch.testing.assert_close(quantiles.mean(knots), expected, rtol=1e-6, atol=0)
 
 
 def test_gradients_reach_the_input_through_correlations_alone(model):

@@ -147,6 +147,7 @@ def with_header(good, path, tensors=None, **changes):
         ({"config": "[" * 100_000}, "broken header"),
         ({"provenance": "3"}, "broken header"),
         ({"config": '{"width": 32}'}, "does not fit"),
+        ({"config": '{"set_width": 18}'}, "broken configuration"),
         ({"config": '{"width": 1000000000, "set_width": 8}'}, "does not fit"),  # would be terabytes
         ({"config": '{"future": 1}'}, "does not fit"),
         ({"config": '{"width": -1}'}, "broken configuration"),

@@ -139,7 +139,19 @@ def test_mixed_precision_trains(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"mixture": "narrow"}, {"seed": -1}, {"steps": 0}, {"groups": 33}, {"warmup": 0}, {"precision": "fp16"}]
+    "bad",
+    [
+        {"mixture": "narrow"},
+        {"seed": -1},
+        {"seed": 0.5},
+        {"steps": 0},
+        {"steps": 10.5},
+        {"groups": 33},
+        {"warmup": 0},
+        {"lr": "a"},
+        {"clip": "b"},
+        {"precision": "fp16"},
+    ],
 )
 def test_bad_settings(bad):
     with pytest.raises(ValueError, match=f"got .*{next(iter(bad.values()))}"):
@@ -161,7 +173,7 @@ def test_a_run_that_diverges_keeps_its_last_good_state(tmp_path):
 @pytest.mark.parametrize("option", ["validate_every", "validation_groups"])
 def test_a_run_that_could_not_be_validated_does_not_start(tmp_path, option):
     never: dict[str, Any] = {option: 0}
-    with pytest.raises(ValueError, match=f"{option} must be in 1 to"):
+    with pytest.raises(ValueError, match=f"{option} must be a whole number in 1 to"):
         pretrain(PretrainConfig(**ONE, steps=1), tmp_path / "run", **never)
     assert not (tmp_path / "run").exists()
 
