@@ -112,7 +112,7 @@ class MIAuditor:
     def step(self) -> Audit | None:
         """Count a step of training; every ``every`` of them audit and return what was found."""
         self.steps += 1
-        return self.audit() if self.steps % self.every == 0 else None
+        return self._audit() if self.steps % self.every == 0 else None
 
     def audit(self) -> Audit:
         """Audit now.
@@ -120,6 +120,9 @@ class MIAuditor:
         Raises:
             ValueError: codes that cannot be used: fewer than 64 rows, several sets, NaN, or what the criterion refuses.
         """
+        return self._audit()
+
+    def _audit(self) -> Audit:
         with torch.no_grad():
             x, y = self.codes()
             x, y, single = paired_sets(x, y, min_rows=MIN_ROWS)

@@ -16,7 +16,7 @@ from mist_loss.validation import as_tensor, check_choice, check_level, paired_se
 
 PROJECTIONS = (*METHODS, "none")
 ROWS_AT_ONCE = 1 << 13  # of sets read together: more no longer fit a processor's cache, and take a third longer
-LABEL_REPEATS = 8  # rows that are equal, on average, where a side is a label
+LABEL_REPEATS = 4  # rows that are equal, on average, where a side is a label
 
 
 class Estimate(NamedTuple):

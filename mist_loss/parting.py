@@ -14,6 +14,7 @@ from mist_loss.collapse import varying
 from mist_loss.model.frontend import whiten
 
 CLIP = 3.0  # mean deviations: a few far rows should not decide
+LEAST = 1e-8  # mean square of a centred kernel that is more than rounding
 BLOCK = 256  # rows whose distances are compared at once: memory stays linear in n
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -39,8 +40,11 @@ def parting(x: Tensor, y: Tensor, weight: float) -> Tensor:
         0-d zero: add it to a loss that minimises mutual information.
     """
     kx, ky = (_kernel(t) for t in (x, y))
-    norms = [_centred(k).square().sum((1, 2)) for k in (kx, ky)]
-    cosine = (_u_centred(kx) * ky).sum((1, 2)) / (norms[0] * norms[1] + 1e-12).sqrt()
+    squares = [_centred(k).square().mean((1, 2)) for k in (kx, ky)]
+    # a block in which a side does not vary, as a rare label does, would be rounding divided by rounding
+    varies = (squares[0] > LEAST) & (squares[1] > LEAST)
+    product = (_u_centred(kx) * ky).mean((1, 2))
+    cosine = torch.where(varies, product, 0.0) / torch.where(varies, squares[0] * squares[1], 1.0).sqrt()
     push = weight * 0.5 * math.sqrt(x.shape[2] * y.shape[2]) * cosine.mean()
     return push - push.detach()
 

@@ -1,12 +1,13 @@
 """Feature selection with scikit-learn: ``mutual_info`` for SelectKBest, ``MISTEstimator``. Extra ``selection``."""
 
+import warnings
 from numbers import Real
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mist_loss.estimate import estimate_mi
+from mist_loss.estimate import LABEL_REPEATS, estimate_mi
 from mist_loss.matrix import ROWS_AT_ONCE
 from mist_loss.model.network import MIST
 from mist_loss.validation import MIN_ROWS, refuse_masked
@@ -33,8 +34,8 @@ def mutual_info(
     Args:
         X: (n, d) numbers, a row an observation.
         y: (n,) or (n, q) target: numbers, or labels of any type.
-        discrete_target: whether y holds labels. None takes strings, booleans and whole numbers for labels; counts need
-            False.
+        discrete_target: whether y holds labels. None takes strings, booleans, and whole numbers that repeat for labels;
+            counts need False.
         model: as for ``estimate_mi``.
 
     Returns:
@@ -65,6 +66,14 @@ def encode_target(y: np.ndarray, discrete: bool | None) -> np.ndarray:
         table = table.astype(np.float64)  # numbers that only look like labels, as pandas reads some columns
     if discrete is None:
         discrete = table.dtype.kind not in "iuf" or not type_of_target(table).startswith("continuous")
+        values = len(np.unique(table, axis=0))
+        if discrete and table.dtype.kind in "iuf" and values * LABEL_REPEATS > len(table):
+            discrete = False  # a year or a price
+            warnings.warn(
+                f"the {values} different whole numbers in {len(table)} rows of the target are taken for numbers: "
+                "say discrete_target=True if they are labels, or False",
+                stacklevel=3,
+            )
     if not discrete:
         return table.astype(np.float64)
     return OneHotEncoder(sparse_output=False, drop="first").fit_transform(table)

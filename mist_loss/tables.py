@@ -40,7 +40,10 @@ def load(path: Path) -> Columns:
         FileNotFoundError, ValueError, ModuleNotFoundError: as ``read_columns``.
     """
     if path.suffix not in READERS:
-        raise ValueError(f"expected a file ending in {', '.join(READERS)}, got {path.name!r}: convert it")
+        raise ValueError(
+            f"expected a file ending in {', '.join(READERS)}, got {path.name!r}: convert it, "
+            "a tensor with np.save('data.npy', tensor.numpy())"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     return READERS[path.suffix](path)
@@ -80,6 +83,8 @@ def _numbers(name: str, column: ArrayLike) -> np.ndarray:
                 raise TypeError(what)
         if "U" in kinds and any("_" in str(cell) for cell in np.asarray(column).flat):
             raise ValueError("digits with underscores")  # which Python reads as a number
+        if "U" in kinds and (empty := [i for i, cell in enumerate(np.asarray(column).flat, 1) if not cell.strip()]):
+            raise ValueError(f"a value is missing in row {empty[0]} and {len(empty) - 1} other(s)")
         part = np.asarray(column, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"expected numbers in column {name!r}: {error}; remove or encode them first") from error

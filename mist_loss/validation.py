@@ -14,11 +14,13 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def as_tensor(sample: Tensor | np.ndarray) -> Tensor:
-    """An array as a tensor; whatever is no array is left to later checks.
+    """An array, or what becomes one (a data frame, JAX), as a tensor; anything else is left to later checks.
 
     Raises:
         ValueError: an array that is masked or whose numbers torch does not know.
     """
+    if hasattr(sample, "__array__") and not isinstance(sample, (Tensor, np.ndarray)):
+        sample = np.asarray(sample)
     if not isinstance(sample, np.ndarray):
         return sample
     refuse_masked("an array", sample)
@@ -99,8 +101,9 @@ def _check_sample(name: str, sample: Tensor) -> None:
         )
     if sample.dtype not in DTYPES:
         raise ValueError(
-            f"expected {name} in float16, bfloat16, float32 or float64, got {sample.dtype}: convert integers and "
-            f"booleans with {name}.float(), split complex numbers with torch.view_as_real"
+            f"expected {name} in float16, bfloat16, float32 or float64, got {sample.dtype}: make labels indicators "
+            f"with torch.nn.functional.one_hot({name}).float(), counts and booleans floats with {name}.float(), "
+            "split complex numbers with torch.view_as_real"
         )
     if sample.layout != torch.strided or sample.is_nested:
         if sample.is_nested:

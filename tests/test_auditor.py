@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mist_loss import MISTCriterion, QueuedCriterion
-from mist_loss.auditor import AuditWarning, MIAuditor, certify, gaussian_rows, principal_scores
+from mist_loss.auditor import Audit, AuditWarning, MIAuditor, certify, gaussian_rows, principal_scores
 from mist_loss.meta.families import canonical_normal, signed_normal
 from mist_loss.meta.structures import canonical_mi
 
@@ -257,3 +257,12 @@ def test_codes_that_are_no_tensors_are_refused(criterion):
     x, y = (t.numpy() for t in gaussian(64, 2, 0.5))
     with pytest.raises(ValueError, match="expected x to be a tensor, got ndarray"):
         MIAuditor(criterion, lambda: (x, y)).audit()  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_warning_points_at_whoever_asked(direct):
+    auditor = MIAuditor(MISTCriterion(), lambda: (torch.zeros(64, 1),) * 2, every=1)
+    auditor._compare = lambda x, y: Audit(0, 64, 1.0, 0.9, 1.1, 0.0, 0.0, 1.0, 0.0, ("they part",))  # type: ignore[method-assign]
+    with pytest.warns(AuditWarning) as caught:
+        auditor.audit() if direct else auditor.step()
+    assert [warning.filename for warning in caught] == [__file__]

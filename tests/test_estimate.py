@@ -323,3 +323,24 @@ def test_a_criterion_or_a_mask_is_explained(model):
         estimate_mi(x, y, model=MISTCriterion(model))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="without a mask"):
         estimate_mi(np.ma.masked_array(x, mask=x > 1), y, model=model)
+
+
+def test_whatever_becomes_an_array_is_taken(model):
+    class Frame:  # as a data frame, or an array of another library
+        def __init__(self, values):
+            self.values = values
+
+        def __array__(self, dtype=None, copy=None):
+            return self.values
+
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    expected = estimate_mi(x, x[:, :1], model=model)
+    assert estimate_mi(Frame(x), x[:, :1], model=model).value == expected.value  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="dtype object"):
+        estimate_mi(Frame(x.astype(object)), x, model=model)  # type: ignore[arg-type]
+
+
+def test_the_folder_of_a_run_is_told_from_one_of_weights(tmp_path, weight_file):
+    (tmp_path / "weights.safetensors").write_bytes(weight_file.read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"give .*weights\.safetensors"):
+        MIST.from_pretrained(tmp_path)

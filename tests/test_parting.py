@@ -98,6 +98,17 @@ def test_what_varies_by_rounding_only_is_left_alone(residue):
     assert gradient.abs().max() < 1
 
 
+@pytest.mark.parametrize("positives", [0, 2, 40])
+def test_a_rare_label_or_none_moves_no_code_by_rounding(positives):
+    torch.manual_seed(0)
+    label = torch.zeros(1024, 1)
+    label[torch.randperm(1024)[:positives]] = 1
+    z = (torch.randn(1024, 16) + 2 * label).requires_grad_()
+    (gradient,) = torch.autograd.grad(parting(z[None], label[None], 3.0), z)
+    assert gradient.norm() < 0.2
+    assert (gradient.norm() > 0) == (positives > 0)
+
+
 def test_codes_that_are_projected_get_none():
     x, y = torch.randn(600, 70, requires_grad=True), torch.randn(600, 3)
     criteria = [MISTCriterion(objective="minimize", push=push) for push in (0.0, 6.0)]

@@ -98,3 +98,11 @@ def test_numbers_that_are_objects_are_numbers(rows):
 def test_targets_that_are_no_numbers_are_refused(rows, y, message):
     with pytest.raises(ValueError, match=message):
         selection.mutual_info(rows[0], y)
+
+
+def test_whole_numbers_that_hardly_repeat_are_numbers(rows):
+    X, y = rows
+    years = np.round(1000 * y)
+    with pytest.warns(UserWarning, match="discrete_target"):
+        found = selection.mutual_info(X, years)
+    np.testing.assert_array_equal(found, selection.mutual_info(X, years, discrete_target=False))

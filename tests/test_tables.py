@@ -168,3 +168,10 @@ def test_underscores_are_no_digits(tmp_path):
     path.write_text("a\n1_0\n2\n")
     with pytest.raises(ValueError, match="underscores"):
         tables.read_columns(path, "a")
+
+
+def test_a_missing_value_is_named(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text("a,b\n1,2\n,3\n4,5\n,6\n")
+    with pytest.raises(ValueError, match=r"'a': a value is missing in row 2 and 1 other"):
+        tables.read_columns(path, "a")

@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--level", type=float, default=0.9, help="probability of the interval (default 0.9)")
     parser.add_argument(
-        "--model", default="mist-base", help="name of the weights or a .safetensors file (default mist-base)"
+        "--model",
+        default="mist-base",
+        help="a name, .safetensors file, folder or OWNER/NAME@COMMIT (default mist-base)",
     )
     parser.add_argument(
         "--projection",

@@ -104,6 +104,8 @@ def adapt(
         ModuleNotFoundError: the ``flows`` extra is not installed.
     """
     config = config or FinetuneConfig()
+    if not isinstance(config, FinetuneConfig):
+        raise ValueError(f"expected config as a FinetuneConfig, got {type(config).__name__}: FinetuneConfig(steps=...)")
     output = None if output is None else Path(output)
     if mixture not in MIXTURES:
         raise ValueError(f"expected mixture to be one of {sorted(MIXTURES)}, got {mixture!r}")
@@ -337,7 +339,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--x", required=True, metavar="COLS", help=columns)
     parser.add_argument("--y", metavar="COLS", help="likewise; left out where both sides show the same kind")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run; an interrupted run goes on")
-    parser.add_argument("--model", default="mist-base", help="parent: name or .safetensors file (default mist-base)")
+    parser.add_argument(
+        "--model",
+        default="mist-base",
+        help="parent, as of estimate (default mist-base)",
+    )
     parser.add_argument("--width", type=int, help="principal directions (default: as many as the rows allow)")
     parser.add_argument(
         "--rows", type=int, nargs=2, default=(64, 1024), metavar=("LOW", "HIGH"), help="of the problems"

@@ -163,7 +163,9 @@ def find(source: str | Path) -> Path:
 def _find_in(folder: Path) -> Path:
     for file_name in (WEIGHTS, CHECKSUM):
         if not (folder / file_name).is_file():
-            raise FileNotFoundError(f"no {file_name} in {folder}: expected a folder that save_pretrained wrote")
+            run = folder / "weights.safetensors"  # the folder of a run of adapt or pretrain
+            hint = f"; give {run}" if run.is_file() else ""
+            raise FileNotFoundError(f"no {file_name} in {folder}: expected a folder that save_pretrained wrote{hint}")
     digest = (folder / CHECKSUM).read_text(encoding="utf-8", errors="replace")[:64]
     return _checked(folder / WEIGHTS, digest, f"what {CHECKSUM} beside it stands for", "delete both, copy them again")
 
