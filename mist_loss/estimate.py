@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mist_loss import labels
 from mist_loss.model import quantiles, weights
 from mist_loss.model.network import MIST
 from mist_loss.model.projection import METHODS, directions, project
@@ -16,7 +17,6 @@ from mist_loss.validation import as_tensor, check_choice, check_level, paired_se
 
 PROJECTIONS = (*METHODS, "none")
 ROWS_AT_ONCE = 1 << 13  # of sets read together: more no longer fit a processor's cache, and take a third longer
-LABEL_REPEATS = 4  # rows that are equal, on average, where a side is a label
 
 
 class Estimate(NamedTuple):
@@ -38,7 +38,8 @@ def estimate_mi(
 
     Deterministic, unless projection="sliced". The result carries gradients when x or y does (those of
     ``mist_loss.model.network.steady``). The model keeps its precision under autocast. Nothing exceeds what a label
-    can share, see ``label_entropy``.
+    can share, and the table of two labels is counted in place of estimated unless gradients are asked for, see
+    ``mist_loss.labels``.
 
     Args:
         x: (n, dx), or (b, n, dx) for b sets; NumPy or tensor, any float dtype, any device; at least 4 rows.
@@ -67,9 +68,12 @@ def estimate_mi(
         warnings.warn(note, stacklevel=2)
     differentiable = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
     with torch.set_grad_enabled(differentiable), torch.autocast(x.device.type, enabled=False):
-        limit = torch.minimum(label_entropy(x.detach()), label_entropy(y.detach()))
-        found = interval(predict(network, x, y, projection), level)
-        result = Estimate(*(torch.minimum(t, limit.to(t)) for t in found))
+        found = torch.stack(interval(predict(network, x, y, projection), level))
+        most, counted = (t.to(found) for t in labels.known(x.detach(), y.detach(), level))
+        found = torch.minimum(found, most)
+        if not differentiable:  # a table is the better estimate, but has no gradient
+            found = torch.where(counted.isnan(), found, torch.minimum(counted, most))
+        result = Estimate(*found)
     return Estimate(*(t[0] for t in result)) if single else result
 
 
@@ -102,31 +106,6 @@ def predict(network: MIST, x: Tensor, y: Tensor, projection: str, components: in
 def _constant(side: Tensor) -> Tensor:
     """(b,) whether all rows of (b, n, d) are the same."""
     return (side == side[:, :1]).flatten(1).all(1)
-
-
-def label_entropy(side: Tensor) -> Tensor:
-    """What a side that is a label can share at most: its entropy, since I(x; y) <= H(x); infinite for other sides.
-
-    A side is taken for a label where each of its rows comes LABEL_REPEATS times on average. The entropy is that of the
-    sample with the correction of Miller (1955), (k - 1) / 2n for k values.
-
-    Args:
-        side: (b, n, d).
-
-    Returns:
-        (b,) nats, float32.
-    """
-    n, limits = side.shape[1], []
-    for rows in side:
-        limit = torch.full((), torch.inf, device=side.device)
-        # a column has no more values than there are rows: a look at one spares most samples the sorting of rows
-        if LABEL_REPEATS * len(rows[:, 0].unique()) <= n:
-            counts = torch.unique(rows, dim=0, return_counts=True)[1]
-            share = counts / n
-            if LABEL_REPEATS * len(counts) <= n:
-                limit = -(share * share.log()).sum() + (len(counts) - 1) / (2 * n)
-        limits.append(limit)
-    return torch.stack(limits)
 
 
 def projection_note(network: MIST, x: Tensor, y: Tensor, projection: str) -> str | None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mist_loss.estimate import LABEL_REPEATS, estimate_mi
+from mist_loss import labels
+from mist_loss.estimate import estimate_mi
 from mist_loss.matrix import ROWS_AT_ONCE
 from mist_loss.model.network import MIST
 from mist_loss.validation import MIN_ROWS, refuse_masked
@@ -67,7 +68,7 @@ def encode_target(y: np.ndarray, discrete: bool | None) -> np.ndarray:
     if discrete is None:
         discrete = table.dtype.kind not in "iuf" or not type_of_target(table).startswith("continuous")
         values = len(np.unique(table, axis=0))
-        if discrete and table.dtype.kind in "iuf" and values * LABEL_REPEATS > len(table):
+        if discrete and table.dtype.kind in "iuf" and values * labels.REPEATS > len(table):
             discrete = False  # a year or a price
             warnings.warn(
                 f"the {values} different whole numbers in {len(table)} rows of the target are taken for numbers: "

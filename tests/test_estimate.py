@@ -10,7 +10,6 @@ import torch
 
 from mist_loss import MIST, MISTCriterion, cli, estimate_mi
 from mist_loss import estimate as estimate_module
-from mist_loss.estimate import label_entropy
 from mist_loss.model import quantiles, weights
 from mist_loss.tables import read_columns
 
@@ -287,14 +286,20 @@ def test_nothing_is_shared_with_a_constant(model):
 
 
 def test_a_label_shares_no_more_than_its_entropy(model):
-    labels = torch.arange(200).remainder(4)
-    x = torch.nn.functional.one_hot(labels, 4).float()
-    limit = math.log(4) + 3 / 400
-    assert label_entropy(x[None]).item() == pytest.approx(limit)
-    assert label_entropy(torch.randn(1, 200, 1)).item() == math.inf
-    assert label_entropy(torch.randn(1, 200, 1).relu()).item() == math.inf  # zeros beside distinct values are no label
+    label = torch.arange(200).remainder(4)
+    x = 20 * torch.nn.functional.one_hot(label, 4).float()
     result = estimate_mi(x, x + 0.01 * torch.randn(200, 4), model=model)
-    assert result.high <= limit + 1e-6
+    assert result.value <= math.log(4) + 3 / 400 + 1e-6
+    assert result.high < math.log(4) + 0.05
+
+
+def test_two_labels_are_counted_unless_gradients_are_wanted(model):
+    x = torch.arange(400).remainder(2).float()[:, None]
+    assert estimate_mi(x, 1 - x, model=model).value.item() == pytest.approx(math.log(2), abs=0.01)
+    y = (1 - x).requires_grad_()
+    assert estimate_mi(x, y, model=model).value.requires_grad
+    two = estimate_mi(torch.stack([x, x]), torch.stack([x, torch.randn(400, 1)]), model=model)
+    assert two.value[0].item() == pytest.approx(math.log(2), abs=0.01)
 
 
 def test_sets_read_one_after_the_other_are_read_alike(model, monkeypatch):

@@ -1,0 +1,85 @@
+"""Sides that are labels: the most that they can share, and tables of two of them, which are counted, not estimated."""
+
+from statistics import NormalDist
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+REPEATS = 4  # rows that are equal, on average, where a sample is a label
+
+
+class Count(NamedTuple):
+    """Nats found by counting, with their standard error: 0-d float64."""
+
+    value: Tensor
+    error: Tensor
+
+    def interval(self, level: float) -> Tensor:
+        """(3,): the value and a central interval around it, none of them negative."""
+        reach = NormalDist().inv_cdf((1 + level) / 2) * self.error
+        return torch.stack([self.value, self.value - reach, self.value + reach]).clamp_min(0)
+
+
+def shares(rows: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The share (k,) of each of the k different rows of (n, d) and which one each row is (n,); None if it is no label.
+
+    A label is a sample whose rows come REPEATS times on average.
+    """
+    n = len(rows)
+    # a column has no more values than there are rows: a look at one spares most samples the sorting of rows
+    if REPEATS * len(rows[:, 0].unique()) > n:
+        return None
+    _, which, counts = torch.unique(rows, dim=0, return_inverse=True, return_counts=True)
+    return None if REPEATS * len(counts) > n else (counts.double() / n, which)
+
+
+def entropy(share: Tensor, n: int) -> Count:
+    """H of a label with shares (k,) in n rows, corrected as by Miller (1955): plus (k - 1) / 2n."""
+    k, surprise = len(share), -share.log()
+    value = (share * surprise).sum()
+    variance = (share * (surprise - value).square()).sum() / n + (k - 1) / (2 * n**2)
+    return Count(value + (k - 1) / (2 * n), variance.sqrt())
+
+
+def table_mi(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> Count | None:
+    """I of two labels from their table, each entropy corrected as above; None if the pair itself is no label.
+
+    The error is that of the delta method, plus that of chi-squared with (kx - 1)(ky - 1) degrees of freedom, which is
+    what remains of it where the labels are independent.
+
+    Args:
+        x: what ``shares`` returns of one side.
+        y: of the other.
+    """
+    (px, ix), (py, iy), n = x, y, len(x[1])
+    both = shares(torch.stack([ix, iy], dim=1))
+    if both is None:
+        return None
+    joint, cell = both
+    ratio = torch.empty_like(joint)
+    ratio[cell] = joint[cell].log() - px[ix].log() - py[iy].log()
+    plain = (joint * ratio).sum()
+    freedom = (len(px) - 1) * (len(py) - 1)
+    variance = (joint * (ratio - plain).square()).sum() / n + freedom / (2 * n**2)
+    correction = (len(px) + len(py) - len(joint) - 1) / (2 * n)
+    return Count((plain + correction).clamp_min(0), variance.sqrt())
+
+
+def known(x: Tensor, y: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    """What counting says about sets (b, n, dx) and (b, n, dy).
+
+    Returns:
+        (3, b) value and interval that nothing may exceed, since I(x; y) <= H(x) of a label; infinite without one.
+        (3, b) value and interval of tables of two labels; NaN for other sets.
+    """
+    most = torch.full((3, len(x)), torch.inf, dtype=torch.float64, device=x.device)
+    counted = torch.full_like(most, torch.nan)
+    for i, rows in enumerate(zip(x, y, strict=True)):
+        sides = [shares(side) for side in rows]
+        for side in sides:
+            if side is not None:
+                most[:, i] = torch.minimum(most[:, i], entropy(side[0], x.shape[1]).interval(level))
+        if sides[0] is not None and sides[1] is not None and (table := table_mi(sides[0], sides[1])):
+            counted[:, i] = table.interval(level)
+    return most, counted

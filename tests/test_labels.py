@@ -1,0 +1,58 @@
+"""Labels against tables whose entropies and mutual information are known."""
+
+import math
+
+import pytest
+import torch
+
+from mist_loss import labels
+from mist_loss.meta.discrete import draw_labels, label_mi
+
+LEVEL = 0.9
+
+
+def columns(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return x[..., None].float(), y[..., None].float()
+
+
+def test_a_side_without_repeated_rows_is_no_label():
+    x, y = torch.randn(2, 200, 1), torch.randn(2, 200, 1).relu()  # zeros beside distinct values are no label
+    most, counted = labels.known(x, y, LEVEL)
+    assert most.isinf().all()
+    assert counted.isnan().all()
+
+
+def test_nothing_exceeds_the_entropy_of_a_label():
+    x = torch.nn.functional.one_hot(torch.arange(200).remainder(4), 4).float()[None]
+    most, counted = labels.known(x, torch.randn(1, 200, 2), LEVEL)
+    assert most[0].item() == pytest.approx(math.log(4) + 3 / 400)
+    assert most[1] < math.log(4) < most[2] < math.log(4) + 0.03
+    assert counted.isnan().all()
+
+
+@pytest.mark.parametrize(
+    "joint",
+    [
+        [[0.7, 0.1], [0.1, 0.1]],  # skewed: what the network reads as the entropy of a side
+        [[0.45, 0.05], [0.05, 0.45]],
+        [[0.81, 0.09], [0.09, 0.01]],  # independent
+        [[0.5, 0.0], [0.0, 0.5]],
+        [[0.2, 0.1, 0.05], [0.0, 0.3, 0.05], [0.1, 0.0, 0.2]],
+    ],
+)
+@pytest.mark.parametrize("n", [100, 1000])
+def test_tables_are_counted(joint, n):
+    torch.manual_seed(0)
+    table = torch.tensor(joint).expand(400, -1, -1)
+    mi = label_mi(table)[0].clamp_min(0).item()
+    value, low, high = labels.known(*columns(*draw_labels(table, n)), LEVEL)[1]
+    assert value.mean().item() == pytest.approx(mi, abs=0.6 / n + 0.05 * mi)
+    assert ((low <= mi) & (mi <= high)).double().mean() > 0.83
+    assert (low >= 0).all()
+
+
+def test_a_table_with_few_rows_for_its_cells_is_left_to_the_network():
+    torch.manual_seed(0)
+    x, y = (torch.randint(20, (1, 400)) for _ in "xy")
+    assert labels.known(*columns(x, y), LEVEL)[1].isnan().all()
+    assert labels.known(*columns(x, x), LEVEL)[1][0].item() == pytest.approx(math.log(20), abs=0.05)
