@@ -1,6 +1,6 @@
 """Feature selection: scikit-learn's own checks, and features whose information is known.
 
-Bounds on estimates are the largest errors over 20 other seeds, in comments (weights with sha256 163699f3...), and some
+Bounds on estimates are the largest errors over 20 other seeds, in comments (earlier weights), and some
 room for others.
 """
 
