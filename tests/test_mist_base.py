@@ -1,7 +1,7 @@
 """The released weights against truths that are known: sets of Gaussian rows with analytic mutual information.
 
-Bounds on estimates leave other weights half again as much as the worst of 12 to 20 other seeds needed (earlier weights);
-what was seen is in comments.
+Bounds on estimates leave other weights half again as much as the worst of 12 to 20 other seeds needed; what was seen,
+with earlier weights, is in comments.
 """
 
 import pytest
