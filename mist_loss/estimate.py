@@ -52,7 +52,7 @@ def estimate_mi(
 
     Returns:
         Estimate(value, low, high) in nats: the mean of the predictive distribution, and its quantiles (1 - level)/2 and
-        (1 + level)/2.
+        (1 + level)/2. Of labels what counting says, see above.
 
     Raises:
         ValueError: input that cannot be used, see ``mist_loss.validation``; an unknown model or option.

@@ -1,5 +1,6 @@
 """Sides that are labels: the most that they can share, and tables of two of them, which are counted, not estimated."""
 
+import math
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -7,17 +8,18 @@ import torch
 from torch import Tensor
 
 REPEATS = 4  # rows that are equal, on average, where a sample is a label
+CELL = 8  # rows for every possible cell of a table that is counted: fewer leave cells unseen, and the count too high
 
 
 class Count(NamedTuple):
-    """Nats found by counting, with their standard error: 0-d float64."""
+    """Nats found by counting, with their standard error: 0-d float64 (float32 on devices without it)."""
 
     value: Tensor
     error: Tensor
 
     def interval(self, level: float) -> Tensor:
         """(3,): the value and a central interval around it, none of them negative."""
-        reach = NormalDist().inv_cdf((1 + level) / 2) * self.error
+        reach = -NormalDist().inv_cdf((1 - level) / 2) * self.error  # the other tail would round to 1
         return torch.stack([self.value, self.value - reach, self.value + reach]).clamp_min(0)
 
 
@@ -31,7 +33,7 @@ def shares(rows: Tensor) -> tuple[Tensor, Tensor] | None:
     if REPEATS * len(rows[:, 0].unique()) > n:
         return None
     _, which, counts = torch.unique(rows, dim=0, return_inverse=True, return_counts=True)
-    return None if REPEATS * len(counts) > n else (counts.double() / n, which)
+    return None if REPEATS * len(counts) > n else (counts.to(_wide(rows.device)) / n, which)
 
 
 def entropy(share: Tensor, n: int) -> Count:
@@ -43,7 +45,7 @@ def entropy(share: Tensor, n: int) -> Count:
 
 
 def table_mi(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> Count | None:
-    """I of two labels from their table, each entropy corrected as above; None if the pair itself is no label.
+    """I of two labels from their table, each entropy corrected as above; None if it has fewer than CELL rows a cell.
 
     The error is that of the delta method, plus that of chi-squared with (kx - 1)(ky - 1) degrees of freedom, which is
     what remains of it where the labels are independent.
@@ -53,10 +55,10 @@ def table_mi(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> Count | None
         y: of the other.
     """
     (px, ix), (py, iy), n = x, y, len(x[1])
-    both = shares(torch.stack([ix, iy], dim=1))
-    if both is None:
+    if CELL * len(px) * len(py) > n:
         return None
-    joint, cell = both
+    _, cell, counts = torch.unique(ix * len(py) + iy, return_inverse=True, return_counts=True)
+    joint = counts.to(px) / n
     ratio = torch.empty_like(joint)
     ratio[cell] = joint[cell].log() - px[ix].log() - py[iy].log()
     plain = (joint * ratio).sum()
@@ -66,6 +68,10 @@ def table_mi(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> Count | None
     return Count((plain + correction).clamp_min(0), variance.sqrt())
 
 
+def _wide(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def known(x: Tensor, y: Tensor, level: float) -> tuple[Tensor, Tensor]:
     """What counting says about sets (b, n, dx) and (b, n, dy).
 
@@ -73,13 +79,14 @@ def known(x: Tensor, y: Tensor, level: float) -> tuple[Tensor, Tensor]:
         (3, b) value and interval that nothing may exceed, since I(x; y) <= H(x) of a label; infinite without one.
         (3, b) value and interval of tables of two labels; NaN for other sets.
     """
-    most = torch.full((3, len(x)), torch.inf, dtype=torch.float64, device=x.device)
+    most = torch.full((3, len(x)), torch.inf, dtype=_wide(x.device), device=x.device)
     counted = torch.full_like(most, torch.nan)
     for i, rows in enumerate(zip(x, y, strict=True)):
         sides = [shares(side) for side in rows]
         for side in sides:
             if side is not None:
                 most[:, i] = torch.minimum(most[:, i], entropy(side[0], x.shape[1]).interval(level))
+                most[:, i] = most[:, i].clamp_max(math.log(len(side[0])))
         if sides[0] is not None and sides[1] is not None and (table := table_mi(sides[0], sides[1])):
             counted[:, i] = table.interval(level)
     return most, counted

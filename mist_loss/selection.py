@@ -35,8 +35,8 @@ def mutual_info(
     Args:
         X: (n, d) numbers, a row an observation.
         y: (n,) or (n, q) target: numbers, or labels of any type.
-        discrete_target: whether y holds labels. None takes strings, booleans, and whole numbers that repeat for labels;
-            counts need False.
+        discrete_target: whether y holds labels. None takes strings, booleans, and whole numbers that come four times on
+            average for labels; counts need False.
         model: as for ``estimate_mi``.
 
     Returns:
@@ -67,8 +67,8 @@ def encode_target(y: np.ndarray, discrete: bool | None) -> np.ndarray:
         table = table.astype(np.float64)  # numbers that only look like labels, as pandas reads some columns
     if discrete is None:
         discrete = table.dtype.kind not in "iuf" or not type_of_target(table).startswith("continuous")
-        values = len(np.unique(table, axis=0))
-        if discrete and table.dtype.kind in "iuf" and values * labels.REPEATS > len(table):
+        values = max(len(np.unique(column)) for column in table.T) if table.dtype.kind in "iuf" else 0
+        if discrete and values > 2 and values * labels.REPEATS > len(table):
             discrete = False  # a year or a price
             warnings.warn(
                 f"the {values} different whole numbers in {len(table)} rows of the target are taken for numbers: "

@@ -102,8 +102,8 @@ def _check_sample(name: str, sample: Tensor) -> None:
     if sample.dtype not in DTYPES:
         raise ValueError(
             f"expected {name} in float16, bfloat16, float32 or float64, got {sample.dtype}: make labels indicators "
-            f"with torch.nn.functional.one_hot({name}).float(), counts and booleans floats with {name}.float(), "
-            "split complex numbers with torch.view_as_real"
+            f"with torch.nn.functional.one_hot({name}[:, 0].long()).float(), counts and booleans floats with "
+            f"{name}.float(), split complex numbers with torch.view_as_real"
         )
     if sample.layout != torch.strided or sample.is_nested:
         if sample.is_nested:

@@ -106,3 +106,11 @@ def test_whole_numbers_that_hardly_repeat_are_numbers(rows):
     with pytest.warns(UserWarning, match="discrete_target"):
         found = selection.mutual_info(X, years)
     np.testing.assert_array_equal(found, selection.mutual_info(X, years, discrete_target=False))
+
+
+def test_labels_that_are_objects(rows):
+    X, _ = rows
+    names = np.where(X[:, 0] > 0, "a", "b")
+    np.testing.assert_array_equal(selection.mutual_info(X, names.astype(object)), selection.mutual_info(X, names))
+    several = np.random.default_rng(0).integers(3, size=(60, 3))
+    assert selection.encode_target(several, None).shape == (60, 6)
