@@ -273,6 +273,8 @@ def test_a_refusal_is_a_line_that_can_be_read(saved, tmp_path, damage):
 
 
 def test_a_file_that_cannot_be_written_is_an_os_error(saved, tmp_path):
-    (tmp_path / "small.safetensors").mkdir()  # a folder has the name
-    with pytest.raises(OSError, match=r"small\.safetensors"):
-        weights.save_weights(saved[0], tmp_path / "small.safetensors", {})
+    (tmp_path / "small.safetensors").mkdir()  # a folder has the name, or there is none to write to
+    for folder, message in ((tmp_path, ""), (tmp_path / "none", "cannot write .*")):
+        with pytest.raises(OSError, match=message + r"small\.safetensors"):
+            weights.save_weights(saved[0], folder / "small.safetensors", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["small.safetensors"]
