@@ -63,6 +63,28 @@ def random_monotone(t: Tensor) -> Tensor:
     return out
 
 
+def random_warp(t: Tensor) -> Tensor:
+    """An increasing map that bends every feature of a set alike: a power, a bounded or a lopsided one.
+
+    After mixing, no map of single features can undo it. None of them is steep enough to lose far rows to float32.
+
+    Args:
+        t: (b, n, d); brought to unit mean absolute deviation first.
+
+    Returns:
+        (b, n, d).
+    """
+    u = torch.rand(t.shape[0], 1, 1, device=t.device)
+    t = t / t.abs().mean((1, 2), keepdim=True).clamp_min(1e-12)
+    kind = int(torch.randint(3, ()))
+    if kind == 0:
+        return t.sign() * t.abs() ** torch.exp(2 * u - 0.9)  # to the power of .4 to 3
+    bent = (0.3 + 3 * u) * t
+    length = (1 + bent.square()).sqrt()
+    # t + sqrt(1 + t^2), without the cancellation on the left
+    return bent / length if kind == 1 else torch.where(bent > 0, bent + length, 1 / (length - bent))
+
+
 def random_rotation(b: int, d: int, device: torch.device) -> Tensor:
     """(b, d, d) orthogonal matrices: Q of the QR decomposition of Gaussian matrices."""
     return torch.linalg.qr(torch.randn(b, d, d, device=device)).Q

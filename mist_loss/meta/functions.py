@@ -1,0 +1,177 @@
+"""One side is a function of the other and noise: y = f(g) + s e, with f of any shape and noise of any, also one-sided.
+
+I(g; y) = h(y) - h(s e), and the density of y is that of f(g) convolved with the noise, on a grid.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mist_loss.meta.families import Problem
+from mist_loss.meta.paper import uniform
+
+
+def _normal_cdf(t: Tensor) -> Tensor:
+    return torch.special.ndtr(t)
+
+
+def _laplace_cdf(t: Tensor) -> Tensor:
+    return 0.5 + 0.5 * t.sign() * -torch.expm1(-t.abs())
+
+
+def _uniform_cdf(t: Tensor) -> Tensor:
+    return (t + 0.5).clamp(0, 1)
+
+
+def _exponential_cdf(t: Tensor) -> Tensor:
+    return -torch.expm1(-t.clamp_min(0))
+
+
+def _uniform_noise(shape: torch.Size, device: torch.device) -> Tensor:
+    return torch.rand(shape, device=device) - 0.5
+
+
+def _exponential_noise(shape: torch.Size, device: torch.device) -> Tensor:
+    return -torch.log1p(-torch.rand(shape, device=device))
+
+
+def _laplace_noise(shape: torch.Size, device: torch.device) -> Tensor:
+    return _exponential_noise(shape, device) - _exponential_noise(shape, device)
+
+
+def _normal_noise(shape: torch.Size, device: torch.device) -> Tensor:
+    return torch.randn(shape, device=device)
+
+
+# name -> sampler, distribution function, entropy in nats, and how far it reaches to the left and to the right
+NOISES: dict[str, tuple[Callable[[torch.Size, torch.device], Tensor], Callable[[Tensor], Tensor], float, float, float]]
+NOISES = {
+    "normal": (_normal_noise, _normal_cdf, 0.5 * math.log(2 * math.pi * math.e), 7, 7),
+    "laplace": (_laplace_noise, _laplace_cdf, 1 + math.log(2), 16, 16),
+    "uniform": (_uniform_noise, _uniform_cdf, 0.0, 0.5, 0.5),
+    "exponential": (_exponential_noise, _exponential_cdf, 1.0, 0, 16),
+}
+
+
+# Functions of g (b, n, m, 2), whose last dimension counts inputs; p (2, b, 1, m) are even in (0, 1) and shape them.
+# Those of one input ignore the second.
+Function = Callable[[Tensor, Tensor], Tensor]
+
+
+def _line(g: Tensor, p: Tensor) -> Tensor:
+    return g[..., 0]
+
+
+def _one_sided(g: Tensor, p: Tensor) -> Tensor:
+    return -torch.special.log_ndtr(-g[..., 0])  # an exponential variable
+
+
+def _sigmoid(g: Tensor, p: Tensor) -> Tensor:
+    return torch.tanh((0.5 + 3 * p[0]) * g[..., 0] + 2 * p[1] - 1)
+
+
+def _even(g: Tensor, p: Tensor) -> Tensor:
+    return (g[..., 0] + (p[1] - 0.5) * (p[1] > 0.3)).abs() ** (0.7 + 2 * p[0])
+
+
+def _cubic(g: Tensor, p: Tensor) -> Tensor:
+    t = g[..., 0]
+    return (t**2 - 3 * p[0]) * t + (2 * p[1] - 1) * t**2
+
+
+def _wave(g: Tensor, p: Tensor) -> Tensor:
+    return torch.sin(2 * math.pi * ((0.4 + 1.8 * p[0]) * torch.special.ndtr(g[..., 0]) + p[1]))
+
+
+def _product(g: Tensor, p: Tensor) -> Tensor:
+    return g[..., 0] * torch.tanh((0.5 + 3 * p[0]) * g[..., 1])
+
+
+def _length(g: Tensor, p: Tensor) -> Tensor:
+    return (g.square().sum(-1)) ** (0.3 + 0.5 * p[0])
+
+
+MONOTONE: dict[str, Function] = {"line": _line, "one-sided": _one_sided, "sigmoid": _sigmoid}
+FOLDED: dict[str, Function] = {"even": _even, "cubic": _cubic, "wave": _wave}
+PAIRED: dict[str, Function] = {"product": _product, "length": _length}
+FUNCTIONS = MONOTONE | FOLDED | PAIRED
+
+
+def lattice(points: int, device: torch.device) -> Tensor:
+    """(points, 2) float64 even points of the unit square (Roberts' R2 sequence), none on its edges."""
+    plastic = 1.324717957244746
+    i = torch.arange(1, points + 1, dtype=torch.float64, device=device)[:, None]
+    steps = torch.tensor([1 / plastic, 1 / plastic**2], dtype=torch.float64, device=device)
+    return (i * steps + 0.5) % 1
+
+
+def noisy_mi(centres: Tensor, scale: Tensor, noise: str, cells: int = 4096) -> Tensor:
+    """I(f; f + scale e) in nats, from values that f takes with equal chances.
+
+    Args:
+        centres: (s, k) values of f, its quantiles in any order.
+        scale: (s,) of the noise; its error is small where the noise spreads over a few cells.
+        noise: one of NOISES.
+        cells: of the grid over what y may be.
+
+    Returns:
+        (s,) float64.
+    """
+    _, cdf, entropy, left, right = NOISES[noise]
+    c, s = centres.double(), scale.double()[:, None]
+    low, high = c.amin(1, keepdim=True) - left * s, c.amax(1, keepdim=True) + right * s
+    step = (high - low) / (cells - 3)
+    position = (c - low) / step + 1
+    first = position.floor().long().clamp(0, cells - 2)
+    weight = position - first
+    share = torch.zeros(len(c), cells, dtype=c.dtype, device=c.device)
+    share.scatter_add_(1, first, 1 - weight).scatter_add_(1, first + 1, weight)
+    offsets = torch.arange(1 - cells, cells, device=c.device) * step
+    kernel = cdf((offsets + step / 2) / s) - cdf((offsets - step / 2) / s)
+    size = 4 * cells
+    spectrum = torch.fft.rfft(share, size) * torch.fft.rfft(kernel, size)
+    density = torch.fft.irfft(spectrum, size)[:, cells - 1 : 2 * cells - 1].clamp_min(0)
+    density = density / density.sum(1, keepdim=True)
+    return (-torch.special.xlogy(density, density).sum(1) + (step / s)[:, 0].log() - entropy).clamp_min(0)
+
+
+def noisy_function(function: str, noise: str, scale: Tensor, n: int, points: int = 2048) -> Problem:
+    """m independent pairs: y_i = f_i(g_i) + noise, f_i of one normal variable or of two, scaled to unit deviation.
+
+    Args:
+        function: one of FUNCTIONS; its shape is drawn for every pair.
+        noise: one of NOISES.
+        scale: (b, m) of the noise; raised to a three-hundredth of the range of f, which the grid resolves.
+        n: rows of each set.
+        points: at which f is evaluated for the mutual information.
+
+    Returns:
+        x (b, n, m), or (b, n, 2 m) for a function of two; y (b, n, m).
+    """
+    b, m = scale.shape
+    device = scale.device
+    f = FUNCTIONS[function]
+    inputs = 2 if function in PAIRED else 1
+    shape = torch.rand(2, b, 1, m, device=device)
+    g = torch.randn(b, n, m, 2, device=device)
+    if inputs == 2:
+        u = lattice(2 * points, device)
+    else:
+        u = ((torch.arange(points, device=device, dtype=torch.float64) + 0.5) / points)[:, None].expand(-1, 2)
+    quantiles = torch.special.ndtri(u).to(g.dtype)
+    values = f(quantiles[None, :, None], shape).expand(b, -1, m)
+    mean, deviation = values.mean(1, keepdim=True), values.std(1, keepdim=True)
+    values = ((values - mean) / deviation).mT  # (b, m, points)
+    scale = torch.maximum(scale, (values.amax(2) - values.amin(2)) / 300)
+    mi = noisy_mi(values.flatten(0, 1), scale.flatten(), noise).reshape(b, m).sum(1)
+    y = (f(g, shape) - mean) / deviation + scale[:, None] * NOISES[noise][0](torch.Size((b, n, m)), device)
+    return Problem(g[..., :inputs].flatten(2), y, mi.float())
+
+
+def draw_scale(b: int, m: int, device: torch.device) -> Tensor:
+    """(b, m) widths of noise, mostly of one size within a set: a hundredth to twice the deviation of f."""
+    low, high = math.log(0.01), math.log(2.0)
+    common = uniform(b, low, high, device)[:, None]
+    return torch.exp(common + 0.5 * torch.randn(b, m, device=device))

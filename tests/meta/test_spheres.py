@@ -1,0 +1,69 @@
+"""Rows of unit length: closed forms in two and three dimensions, and maps that lose nothing."""
+
+import math
+
+import pytest
+import torch
+
+from mist_loss.meta import spheres
+
+
+@pytest.mark.parametrize("kappa", [0.0, 0.5, 4.0, 40.0])
+def test_closed_form_in_two_and_three_dimensions(kappa):
+    k = torch.tensor([kappa], dtype=torch.float64)
+    _, _, circle = spheres.angles(k, 2)
+    i0, i1 = torch.special.i0e(k), torch.special.i1e(k)
+    torch.testing.assert_close(circle, k * i1 / i0 - i0.log() - k, atol=1e-4, rtol=0)
+    _, _, sphere = spheres.angles(k, 3)
+    if kappa:
+        exact = kappa / math.tanh(kappa) - 1 - math.log(math.sinh(kappa) / kappa)
+        assert sphere.item() == pytest.approx(exact, abs=1e-4)
+    else:
+        assert sphere.item() == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(("d", "kappa"), [(2, 3.0), (3, 3.0), (16, 60.0)])
+def test_samples_lie_on_the_sphere_at_the_angles_asked_for(d, kappa):
+    torch.manual_seed(0)
+    k = torch.tensor([kappa])
+    x, y, mi = spheres.von_mises_fisher(k, 40_000, d)
+    for side in (x, y):
+        torch.testing.assert_close(side.norm(dim=2), torch.ones(1, 40_000))
+        assert side.mean(1).abs().max() < 0.03
+    theta, chance, exact = spheres.angles(k, d)
+    assert (x * y).sum(2).mean().item() == pytest.approx((chance * theta.cos()).sum().item(), abs=0.01)
+    torch.testing.assert_close(mi, exact.float())
+
+
+def test_stereographic_projection_can_be_undone():
+    torch.manual_seed(0)
+    t = 3 * torch.randn(2, 500, 4) + 1
+    lifted = spheres.onto_sphere(t, torch.tensor([0.5, 2.0]))
+    assert lifted.shape == (2, 500, 5)
+    torch.testing.assert_close(lifted.norm(dim=2), torch.ones(2, 500))
+    back = lifted[..., :4] / (1 - lifted[..., 4:])
+    centred = t - t.mean(1, keepdim=True)
+    back, centred = (s / s.square().mean((1, 2), keepdim=True).sqrt() for s in (back, centred))
+    torch.testing.assert_close(back, centred, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        (lifted[..., :4] / (1 - lifted[..., 4:])).square().sum(2).mean(1).sqrt(),
+        torch.tensor([0.5, 2.0]),
+        rtol=1e-3,
+        atol=0,
+    )
+
+
+def test_free_directions_beside_leave_the_first_ones_readable():
+    torch.manual_seed(0)
+    t = spheres.directions(1, 1000, 3, torch.device("cpu"))
+    wide = spheres.beside(t, 7)
+    torch.testing.assert_close(wide.norm(dim=2), torch.ones(1, 1000))
+    torch.testing.assert_close(spheres.unit(wide[..., :3]), t, atol=1e-4, rtol=0)
+    assert wide[..., :3].norm(dim=2).std() > 0.05
+    assert spheres.beside(t, 3) is t
+
+
+def test_stretching_stays_on_the_sphere():
+    torch.manual_seed(0)
+    t = spheres.directions(4, 1000, 3, torch.device("cpu"))
+    torch.testing.assert_close(spheres.stretched(t).norm(dim=2), torch.ones(4, 1000))
