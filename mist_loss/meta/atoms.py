@@ -7,7 +7,7 @@ from mist_loss.meta.discrete import label_mi
 from mist_loss.meta.structures import canonical_mi
 
 
-def levels_mi(rho: Tensor, cuts_x: Tensor | None, cuts_y: Tensor, points: int = 1024) -> Tensor:
+def levels_mi(rho: Tensor, cuts_x: Tensor | None, cuts_y: Tensor, points: int = 512) -> Tensor:
     """Mutual information of a normal pair of which y, or both, are known only as the level between two cuts.
 
     The mean over quantiles of x of the probabilities of the levels of y given x; H(levels of y) less what is left of

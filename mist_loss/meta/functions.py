@@ -130,7 +130,7 @@ def noisy_mi(centres: Tensor, scale: Tensor, noise: str, cells: int = 4096) -> T
     share.scatter_add_(1, first, 1 - weight).scatter_add_(1, first + 1, weight)
     offsets = torch.arange(1 - cells, cells, device=c.device) * step
     kernel = cdf((offsets + step / 2) / s) - cdf((offsets - step / 2) / s)
-    size = 4 * cells
+    size = 2 * cells  # what wraps around lies before the part that is kept
     spectrum = torch.fft.rfft(share, size) * torch.fft.rfft(kernel, size)
     density = torch.fft.irfft(spectrum, size)[:, cells - 1 : 2 * cells - 1].clamp_min(0)
     density = density / density.sum(1, keepdim=True)
