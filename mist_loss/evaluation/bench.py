@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from mist_loss import provenance
-from mist_loss.evaluation import corpora, metrics, tables
+from mist_loss.evaluation import corpora, everyday, metrics, tables
 from mist_loss.evaluation.corpora import Corpus, Item
 from mist_loss.evaluation.estimators import LEVEL, Named, Predictive, named
 from mist_loss.evaluation.results import Result, Store
@@ -31,7 +31,7 @@ from mist_loss.validation import MIN_ROWS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SUITES = ("paper", "bmi", "scaling", "classes", "fresh")
+SUITES = ("paper", "bmi", "scaling", "classes", "everyday", "fresh")
 OBJECTIVE = "objective"  # a suite of losses, not of estimators
 LOSSES = ("mist-base", "infonce", "vicreg", "club", "hsic", "dcor")
 ENCODERS = ("digits", "fashion-pixels", "fashion-efficientnet")
@@ -119,6 +119,8 @@ def suite_corpora(suite: str, seed: int, options: Mapping[str, Any], cache: Path
         return {f"bmi40-rows{n}": _bmi(n, seed) for n in options["rows"]}
     if suite == "scaling":
         return _scaling(options["repeats"], seed)
+    if suite == "everyday":
+        return {"everyday": _everyday(seed)}
     if suite == "fresh":
         return {f"fresh-{mixture}": _fresh(mixture, seed) for mixture in options["mixtures"]}
     return {f"classes-{encoder}": _classes(encoder, seed, cache) for encoder in options["encoders"]}
@@ -176,8 +178,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=(*SUITES, OBJECTIVE, "all"),
         default="all",
         help="paper: the test grid of the MIST paper; bmi: the forty tasks of BMI; scaling: error against rows and "
-        "against dimensions; classes: embeddings of images; fresh: sets of a training mixture; all: these; objective: "
-        "losses while encoders are trained, beside the truth (default: %(default)s)",
+        "against dimensions; classes: embeddings of images; everyday: plain problems of many kinds; fresh: sets of a "
+        "training mixture; all: these; objective: losses while encoders are trained, beside the truth (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--estimators",
@@ -330,6 +333,11 @@ def _scaling(repeats: int, seed: int) -> dict[str, Corpus]:
         )
         for name, (build, points) in kinds.items()
     }
+
+
+def _everyday(seed: int) -> Corpus:
+    request = {"corpus": "everyday", "cases": [case.name for case in everyday.CASES], "seed": seed}
+    return Corpus(f"everyday-seed{seed}", request, everyday.size(), lambda places: everyday.everyday(seed, places))
 
 
 def _fresh(mixture: str, seed: int) -> Corpus:

@@ -37,7 +37,7 @@ def draw(suite: str, results: Iterable[Result]) -> dict[str, Figure]:
     Errors are mean absolute errors in nats, over the estimates that did not fail.
 
     Args:
-        suite: ``paper``, ``bmi``, ``scaling``, ``classes`` or ``fresh``.
+        suite: ``paper``, ``bmi``, ``scaling``, ``classes``, ``everyday`` or ``fresh``.
         results: of the suite; their order decides the colours of the estimators and the order of the legend.
     """
     kept = [result for result in results if math.isfinite(result.value)]
@@ -85,6 +85,7 @@ _PANELS: dict[str, tuple[_Panels, _Panels]] = {
     "bmi": (_together, _none),
     "scaling": (_only("scaling-rows"), _only("scaling-dims")),
     "classes": (_none, _none),
+    "everyday": (_together, _none),
     "fresh": (_by_corpus, _by_corpus),
 }
 

@@ -90,6 +90,31 @@ def by_flips(results: Sequence[Result]) -> str:
     return _classes(results, lambda r: f"flip {_class_item(r)['flip']}")
 
 
+def by_case(results: Sequence[Result]) -> str:
+    """Each case of the everyday suite: its truth, the mean estimate at each row count, and coverage.
+
+    Lines of everything together, of the cases held out and of the others give the MAE in place of a mean.
+    """
+    counts = list(_by_rows(results, lambda r: f"n = {r.rows}"))
+    own = estimators(results)
+    heads = [f"{name}, {count}" for name in own for count in counts]
+    intervals = [name for name, part in own.items() if has_intervals(part)]
+    lines = [["case", "truth", *heads, *_cover(intervals)]]
+    groups = {
+        "MAE, all": list(results),
+        "MAE, held out": [r for r in results if r.held_out],
+        "MAE, others": [r for r in results if not r.held_out],
+    }
+    for name, chosen in (groups | _by(results, lambda r: r.name)).items():
+        single = name not in groups
+        cell = _mean if single else _mae
+        parts = {key: _by(part, lambda r: f"n = {r.rows}") for key, part in estimators(chosen).items()}
+        values = [cell(parts.get(key, {}).get(count, [])) for key in own for count in counts]
+        covered = [_coverage(estimators(chosen).get(key, [])) for key in intervals]
+        lines.append([name, f"{chosen[0].mi:.3g}" if single else "", *values, *covered])
+    return _markdown(lines)
+
+
 def coverage(results: Sequence[Result]) -> str:
     """Coverage and mean width of the intervals of each estimator, by family and row count.
 
@@ -152,6 +177,7 @@ SUITES: dict[str, list[tuple[str, Callable[[Sequence[Result]], str]]]] = {
     "paper": [("Error", paper)],
     "bmi": [("Error", bmi)],
     "scaling": [("Error by rows", by_rows), ("Error by dimensions", by_dims), ("Rows needed", rows_needed)],
+    "everyday": [("Case by case", by_case)],
     "fresh": [("Error", paper)],
     "classes": [("Error by sources", by_sources), ("Error by flip rate", by_flips)],
 }
@@ -234,6 +260,12 @@ def _error_cell(metric: Callable[[np.ndarray, np.ndarray], float], results: Sequ
 
 def _mae(results: Sequence[Result]) -> str:
     return _error_cell(metrics.mae, results)
+
+
+def _mean(results: Sequence[Result]) -> str:
+    found = [r.value for r in results if math.isfinite(r.value)]
+    failed = len(results) - len(found)
+    return (_number(float(np.mean(found))) if found else "") + (f" ({failed} failed)" if failed else "")
 
 
 def _mse(results: Sequence[Result]) -> str:
