@@ -122,6 +122,23 @@ class MIAuditor:
         """
         return self._audit()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Steps and findings, in plain types that ``torch.load(weights_only=True)`` reads."""
+        return {"steps": self.steps, "history": [audit._asdict() for audit in self.history]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned: the next audit comes when it would have come.
+
+        Raises:
+            ValueError: it is something else; the auditor is left as it was.
+        """
+        try:
+            steps = check_count("steps + 1", state["steps"] + 1) - 1  # none yet is a state, too
+            history = [Audit(**{**found, "reasons": tuple(found["reasons"])}) for found in state["history"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"expected the state_dict of a MIAuditor, got another object ({error!r})") from error
+        self.steps, self.history = steps, history
+
     def _audit(self) -> Audit:
         with torch.no_grad():
             x, y = self.codes()
@@ -201,6 +218,12 @@ class MIAuditor:
                 found = auditor.step()
                 if found is not None:
                     pl_module.log_dict({"audit/value": found.value, "audit/certified": found.certified})
+
+            def state_dict(self) -> dict[str, Any]:
+                return auditor.state_dict()
+
+            def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+                auditor.load_state_dict(state_dict)
 
         return AuditorCallback()
 

@@ -50,6 +50,30 @@ def test_is_silent_about_the_truth(criterion, rho):
     assert found.shuffled <= 0.25
 
 
+def test_goes_on_where_its_state_was_saved(criterion, tmp_path):
+    codes = gaussian(128, 2, 0.5)
+    first = MIAuditor(criterion, lambda: codes, every=3)
+    for _ in range(5):
+        first.step()
+    torch.save(first.state_dict(), tmp_path / "auditor.pt")
+    second = MIAuditor(criterion, lambda: codes, every=3)
+    second.load_state_dict(torch.load(tmp_path / "auditor.pt", weights_only=True))
+    assert second.history == first.history
+    assert isinstance(second.history[0].reasons, tuple)
+    found = second.step()
+    assert found is not None
+    assert found == first.step()
+
+
+@pytest.mark.parametrize("state", [{}, {"steps": -2, "history": []}, {"steps": 1, "history": [{"step": 1}]}, None])
+def test_a_foreign_state_is_refused_and_changes_nothing(criterion, state):
+    auditor = MIAuditor(criterion, lambda: gaussian(128, 2, 0.5))
+    auditor.steps = 4
+    with pytest.raises(ValueError, match="state_dict of a MIAuditor"):
+        auditor.load_state_dict(state)
+    assert (auditor.steps, auditor.history) == (4, [])
+
+
 def test_warns_of_a_claim_that_nothing_certifies(criterion):
     codes = gaussian(512, 6, 0.9)
     criterion.extra = 1.0
