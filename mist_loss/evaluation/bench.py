@@ -336,7 +336,9 @@ def _scaling(repeats: int, seed: int) -> dict[str, Corpus]:
 
 
 def _everyday(seed: int) -> Corpus:
-    request = {"corpus": "everyday", "cases": [case.name for case in everyday.CASES], "seed": seed}
+    names = [case.name for case in everyday.CASES]
+    shape = {"cases": names, "rows": [*everyday.ROWS], "repeats": everyday.REPEATS, "version": everyday.VERSION}
+    request = {"corpus": "everyday", "seed": seed, **shape}
     return Corpus(f"everyday-seed{seed}", request, everyday.size(), lambda places: everyday.everyday(seed, places))
 
 
@@ -345,7 +347,7 @@ def _fresh(mixture: str, seed: int) -> Corpus:
     request = {  # a mixture changes with its weights, its shapes and what its families draw
         "corpus": f"fresh-{mixture}",
         "families": {name: weight for name, (weight, _) in source.families.items()},
-        "shapes": [*source.rows, *source.dims, source.equal, *source.equal_dims, source.wide],
+        "shapes": [*source.rows, *source.dims, source.equal, *source.equal_dims, source.wide, source.small],
         "stream": VERSION,
         "seed": seed,
     }

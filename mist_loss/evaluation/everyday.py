@@ -17,6 +17,7 @@ import numpy as np
 
 from mist_loss.evaluation.corpora import Item
 
+VERSION = 1  # of what the cases draw and of their truths: one more where either changes
 ROWS = (100, 500, 2000)
 REPEATS = 6
 
@@ -94,16 +95,22 @@ def _normal_cdf(t: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.vectorize(math.erf, otypes=[float])(np.asarray(t) / math.sqrt(2)))
 
 
-def function_mi(centres: np.ndarray, deviation: float | np.ndarray, grid: np.ndarray) -> float:
-    """Of x and f(x) + normal noise, from f at even quantiles of x; the noise may have a deviation for each of them."""
+def function_mi(
+    centres: np.ndarray, deviation: float | np.ndarray, grid: np.ndarray, chances: np.ndarray | None = None
+) -> float:
+    """Of x and f(x) + normal noise, from f at points of x, quantiles unless their chances are given.
+
+    The noise may have a deviation for each of them.
+    """
     s = np.broadcast_to(deviation, centres.shape)
+    weights = np.full(len(centres), 1 / len(centres)) if chances is None else chances
     density = np.zeros_like(grid)
-    for c, d in zip(np.array_split(centres, 40), np.array_split(s, 40), strict=True):
-        density += (np.exp(-0.5 * ((grid - c[:, None]) / d[:, None]) ** 2) / d[:, None]).sum(0)
-    density /= len(centres) * math.sqrt(2 * math.pi)
+    for c, d, w in zip(*(np.array_split(t, 40) for t in (centres, s, weights)), strict=True):
+        density += ((w / d)[:, None] * np.exp(-0.5 * ((grid - c[:, None]) / d[:, None]) ** 2)).sum(0)
+    density /= math.sqrt(2 * math.pi)
     step = grid[1] - grid[0]
     assert abs(density.sum() * step - 1) < 2e-3, "the grid does not hold the density"
-    return entropy(density, step) - 0.5 * math.log(2 * math.pi * math.e) - float(np.log(s).mean())
+    return entropy(density, step) - 0.5 * math.log(2 * math.pi * math.e) - float((weights * np.log(s)).sum())
 
 
 def rounded_mi(rho: float, cuts: np.ndarray, both: bool) -> float:
@@ -208,13 +215,15 @@ def _cubic(x: np.ndarray) -> np.ndarray:
     return x**3 - 2 * x
 
 
-def _normals_of(f: Callable[[np.ndarray], np.ndarray], deviation: float) -> Callable[[], float]:
+def _noisy_mi(f: Callable[[np.ndarray], np.ndarray], deviation: float) -> Callable[[], float]:
     """The truth of `_noisy`."""
 
     def mi() -> float:
-        centres = f(_normal_quantiles())
+        x = np.linspace(-5, 5, 4001)  # even, as quantiles leave gaps in the tails that are wider than the noise
+        chances = np.exp(-0.5 * x**2)
+        centres = f(x)
         low, high = centres.min() - 8 * deviation, centres.max() + 8 * deviation
-        return function_mi(centres, deviation, np.linspace(low, high, 8001))
+        return function_mi(centres, deviation, np.linspace(low, high, 16_001), chances / chances.sum())
 
     return mi
 
@@ -267,7 +276,7 @@ def _warped(g: np.random.Generator, n: int) -> _Sides:
     return np.tanh(x) @ left, y**3 @ right
 
 
-def _levels_of_labels(g: np.random.Generator, n: int) -> _Sides:
+def _in_a_row(g: np.random.Generator, n: int) -> _Sides:
     label = g.integers(20, size=n)
     return np.eye(20)[label], 12 * label + g.normal(size=n)
 
@@ -319,7 +328,7 @@ def _parity(g: np.random.Generator, n: int) -> _Sides:
 
 
 def _missing(g: np.random.Generator, n: int) -> _Sides:
-    """Missing values filled with the mean, and a column that says which were missing."""
+    """Missing values filled with the mean, and columns that say which were not."""
     x, y = _pair(g, n, 0.9, 3)
     kept = _bits(g, n, 3, 0.7)
     return np.hstack([x * kept, kept]), y
@@ -330,12 +339,12 @@ def _bit_mi(flip: float) -> float:
 
 
 CASES: tuple[Case, ...] = (
-    Case("square", _normals_of(np.square, 0.05), _noisy(np.square, 0.05)),
-    Case("cubic", _normals_of(_cubic, 0.3), _noisy(_cubic, 0.3)),
+    Case("square", _noisy_mi(np.square, 0.05), _noisy(np.square, 0.05)),
+    Case("cubic", _noisy_mi(_cubic, 0.3), _noisy(_cubic, 0.3)),
     Case("sine", _sine_mi, _sine),
     Case(
         "saturated",
-        _normals_of(lambda x: np.tanh(2 * x), 0.01),
+        _noisy_mi(lambda x: np.tanh(2 * x), 0.01),
         _noisy(lambda x: np.tanh(2 * x), 0.01),
     ),
     Case("waiting times", _waiting_mi, _waiting),
@@ -379,12 +388,12 @@ CASES: tuple[Case, ...] = (
         lambda g, n: _both(lambda t: np.eye(20)[t], _labels(_replaced(_zipf(), 0.3))(g, n)),
     ),
     Case("codes of classes", lambda: table_mi(_replaced(np.full(20, 1 / 20), 0.3)), _coded),
-    Case("classes in a row", lambda: math.log(20), _levels_of_labels),
+    Case("classes in a row", lambda: math.log(20), _in_a_row),
     Case("polynomial features", lambda: gaussian(0.9), _polynomials),
     Case("warped, then rotated", lambda: 6 * gaussian(0.6), _warped),
     Case(
         "eight squares",
-        lambda: 8 * _normals_of(np.square, 0.3)(),
+        lambda: 8 * _noisy_mi(np.square, 0.3)(),
         _squares,
     ),
     Case("counts", lambda: poisson_mi(lambda x: np.exp(1 + 0.7 * x), 200), _counted, held_out=True),

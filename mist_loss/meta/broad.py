@@ -93,7 +93,7 @@ def _modulated(b: int, n: int, dx: int, dy: int, device: torch.device) -> Proble
 
 
 def _functional(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
-    """y a function of x and noise, or x of y, coordinate by coordinate.
+    """Coordinates of y that are functions of one or two of x and noise, or the other way round.
 
     Functions that turn back, or take two inputs, only a few at a time and where rows are plenty, for the reason given
     at ``_signed``: what hides from correlation in many dimensions teaches doubt.
@@ -115,7 +115,10 @@ def _functional(b: int, n: int, dx: int, dy: int, device: torch.device) -> Probl
 
 
 def _spherical(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
-    """Rows of unit length: pairs around each other, or any other problem of one dimension less, on a sphere."""
+    """Rows of unit length: pairs around each other, or a problem of one dimension less, lifted onto a sphere.
+
+    One dimension has no sphere worth the name: such shapes are left to the canonical family.
+    """
     d = min(dx, dy)
     if d < 2:
         return _canonical(b, n, dx, dy, device)
@@ -189,9 +192,9 @@ BROAD: dict[str, tuple[float, Family]] = {
     "labels": (12, broad_discrete.labels),
     "clustered": (10, broad_discrete.clustered),
     "redundant": (8, _redundant),
-    "functional": (14, _functional),
-    "ordinal": (8, broad_discrete.ordinal),
-    "present": (12, broad_discrete.present),
+    "functional": (16, _functional),
+    "ordinal": (14, broad_discrete.ordinal),
+    "present": (14, broad_discrete.present),
     "tables": (10, broad_discrete.tables),
     "spherical": (10, _spherical),
     "independent": (6, _independent),

@@ -139,7 +139,6 @@ def present(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     """Bits, rare or fair, and numbers that are zero where they are absent: masks, clicks, counts, hash codes."""
     m, pairs = max(dx, dy), min(dx, dy)
     rare = torch.exp(uniform(b, math.log(0.02), 0.0, device))[:, None]
-
     fair = chance(0.3)
 
     def chances() -> Tensor:

@@ -18,7 +18,12 @@ def choice(options: list[str]) -> str:
 
 
 def carry(problem: Problem, mixing: float = 0.6) -> Problem:
-    """Carry a problem towards real embeddings: by chance coupling, element-wise map, mixing, monotone marginals."""
+    """Carry a problem towards real embeddings: by chance coupling, element-wise maps, mixing, monotone marginals.
+
+    Args:
+        problem: of about unit scale.
+        mixing: chance of linear maps of both sides.
+    """
     (x, y, mi), b = problem, len(problem.mi)
     if chance(0.25):
         x, y = maps.random_coupling(x), maps.random_coupling(y)
@@ -41,7 +46,7 @@ def carry(problem: Problem, mixing: float = 0.6) -> Problem:
 def random_rho(b: int, m: int, device: torch.device, extreme: float = 0.0) -> Tensor:
     """(b, m) canonical correlations: any number of them, a tenth of the sets without; decaying, scattered or level.
 
-    The largest is .995, but for a share ``extreme`` of the sets, where it comes within 10^-2.3 to
+    The largest is at most .995, but for a share ``extreme`` of the sets, where it comes within 10^-2.3 to
     10^-4.5 of 1.
     """
     top = 0.995 * torch.rand(b, 1, device=device) ** 0.5

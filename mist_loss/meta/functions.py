@@ -107,11 +107,12 @@ def lattice(points: int, device: torch.device) -> Tensor:
     return (i * steps + 0.5) % 1
 
 
-def noisy_mi(centres: Tensor, scale: Tensor, noise: str, cells: int = 4096) -> Tensor:
-    """I(f; f + scale e) in nats, from values that f takes with equal chances.
+def noisy_mi(centres: Tensor, chances: Tensor, scale: Tensor, noise: str, cells: int = 4096) -> Tensor:
+    """I(f; f + scale e) in nats, from values that f takes.
 
     Args:
-        centres: (s, k) values of f, its quantiles in any order.
+        centres: (s, k) values of f, as close to each other as the noise is wide wherever that matters.
+        chances: (k,) of these values; adding up to one.
         scale: (s,) of the noise; its error is small where the noise spreads over a few cells.
         noise: one of NOISES.
         cells: of the grid over what y may be.
@@ -127,7 +128,8 @@ def noisy_mi(centres: Tensor, scale: Tensor, noise: str, cells: int = 4096) -> T
     first = position.floor().long().clamp(0, cells - 2)
     weight = position - first
     share = torch.zeros(len(c), cells, dtype=c.dtype, device=c.device)
-    share.scatter_add_(1, first, 1 - weight).scatter_add_(1, first + 1, weight)
+    chance = chances.double()
+    share.scatter_add_(1, first, chance * (1 - weight)).scatter_add_(1, first + 1, chance * weight)
     offsets = torch.arange(1 - cells, cells, device=c.device) * step
     kernel = cdf((offsets + step / 2) / s) - cdf((offsets - step / 2) / s)
     size = 2 * cells  # what wraps around lies before the part that is kept
@@ -137,15 +139,26 @@ def noisy_mi(centres: Tensor, scale: Tensor, noise: str, cells: int = 4096) -> T
     return (-torch.special.xlogy(density, density).sum(1) + (step / s)[:, 0].log() - entropy).clamp_min(0)
 
 
-def noisy_function(function: str, noise: str, scale: Tensor, n: int, points: int = 2048) -> Problem:
+def normal_points(inputs: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Points (k, 2) of one or two standard normal variables, and their chances (k,).
+
+    Of one, even in the variable itself: quantiles would leave gaps in the tails that are wider than the noise.
+    """
+    if inputs == 2:
+        z = torch.special.ndtri(lattice(2**15, device))
+        return z, torch.full_like(z[:, 0], 2**-15)
+    z = torch.linspace(-5, 5, 2**11, dtype=torch.float64, device=device)
+    return z[:, None].expand(-1, 2), torch.softmax(-0.5 * z**2, dim=0)
+
+
+def noisy_function(function: str, noise: str, scale: Tensor, n: int) -> Problem:
     """m independent pairs: y_i = f_i(g_i) + noise, f_i of one normal variable or of two, scaled to unit deviation.
 
     Args:
         function: one of FUNCTIONS; its shape is drawn for every pair.
         noise: one of NOISES.
-        scale: (b, m) of the noise; raised to a three-hundredth of the range of f, which the grid resolves.
+        scale: (b, m) of the noise; raised to a four-hundredth of the range of f, which the grid resolves.
         n: rows of each set.
-        points: at which f is evaluated for the mutual information.
 
     Returns:
         x (b, n, m), or (b, n, 2 m) for a function of two; y (b, n, m).
@@ -156,22 +169,20 @@ def noisy_function(function: str, noise: str, scale: Tensor, n: int, points: int
     inputs = 2 if function in PAIRED else 1
     shape = torch.rand(2, b, 1, m, device=device)
     g = torch.randn(b, n, m, 2, device=device)
-    if inputs == 2:
-        u = lattice(2 * points, device)
-    else:
-        u = ((torch.arange(points, device=device, dtype=torch.float64) + 0.5) / points)[:, None].expand(-1, 2)
-    quantiles = torch.special.ndtri(u).to(g.dtype)
-    values = f(quantiles[None, :, None], shape).expand(b, -1, m)
-    mean, deviation = values.mean(1, keepdim=True), values.std(1, keepdim=True)
-    values = ((values - mean) / deviation).mT  # (b, m, points)
-    scale = torch.maximum(scale, (values.amax(2) - values.amin(2)) / 300)
-    mi = noisy_mi(values.flatten(0, 1), scale.flatten(), noise).reshape(b, m).sum(1)
+    points, chances = normal_points(inputs, device)
+    values = f(points.to(g.dtype)[None, :, None], shape).expand(b, -1, m)
+    weights = chances.to(g.dtype)[None, :, None]
+    mean = (weights * values).sum(1, keepdim=True)
+    deviation = (weights * (values - mean).square()).sum(1, keepdim=True).sqrt()
+    values = ((values - mean) / deviation).mT  # (b, m, k)
+    scale = torch.maximum(scale, (values.amax(2) - values.amin(2)) / 400)
+    mi = noisy_mi(values.flatten(0, 1), chances, scale.flatten(), noise).reshape(b, m).sum(1)
     y = (f(g, shape) - mean) / deviation + scale[:, None] * NOISES[noise][0](torch.Size((b, n, m)), device)
     return Problem(g[..., :inputs].flatten(2), y, mi.float())
 
 
 def draw_scale(b: int, m: int, device: torch.device) -> Tensor:
-    """(b, m) widths of noise, mostly of one size within a set: a hundredth to twice the deviation of f."""
+    """(b, m) widths of noise, scattered around one for a set, a hundredth to twice the deviation of f."""
     low, high = math.log(0.01), math.log(2.0)
     common = uniform(b, low, high, device)[:, None]
     return torch.exp(common + 0.5 * torch.randn(b, m, device=device))

@@ -66,7 +66,7 @@ def random_monotone(t: Tensor) -> Tensor:
 def random_warp(t: Tensor) -> Tensor:
     """An increasing map that bends every feature of a set alike: a power, a bounded or a lopsided one.
 
-    After mixing, no map of single features can undo it. None of them is steep enough to lose far rows to float32.
+    After mixing, no map of single features can undo it. Far rows hardly merge in float32.
 
     Args:
         t: (b, n, d); brought to unit mean absolute deviation first.

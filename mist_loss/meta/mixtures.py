@@ -9,14 +9,16 @@ from mist_loss.meta.broad import BROAD
 from mist_loss.meta.families import Family, Problem
 from mist_loss.meta.paper import CPU, PAPER_IMD, PAPER_OOMD, PAPER_TRAIN, configuration
 
+SMALL = 3  # dimensions
+
 
 @dataclass(frozen=True)
 class Mixture:
     """A meta-distribution.
 
     families: (weight, family) by name; rows and dims: inclusive ranges; equal: share of shapes with dx = dy, drawn
-    evenly from ``equal_dims``; wide: share with dx = dy beyond those; the other shapes draw dx and dy on a log scale,
-    each alone.
+    evenly from ``equal_dims``; wide: share with dx = dy beyond those; small: share with dx and dy even in 1 to SMALL,
+    where most of what people measure column by column lies; the other shapes draw dx and dy on a log scale, each alone.
     """
 
     families: dict[str, tuple[float, Family]]
@@ -25,6 +27,7 @@ class Mixture:
     equal: float
     equal_dims: tuple[int, int]
     wide: float = 0.0
+    small: float = 0.0
 
     def shape(self) -> tuple[int, int, int]:
         """Draw (n, dx, dy): rows on a log scale."""
@@ -34,6 +37,9 @@ class Mixture:
             low, high = self.equal_dims if kind < self.equal else (self.equal_dims[1] + 1, self.dims[1])
             d = int(torch.randint(low, high + 1, ()))
             return n, d, d
+        if kind < self.equal + self.wide + self.small:
+            dx, dy = torch.randint(1, SMALL + 1, (2,)).tolist()
+            return n, dx, dy
         return n, _log_uniform(*self.dims), _log_uniform(*self.dims)
 
     def pick(self, k: int) -> list[str]:
@@ -79,8 +85,9 @@ MIXTURES: dict[str, Mixture] = {
         families=BROAD,
         rows=(10, 4096),
         dims=(1, 64),
-        equal=0.62,
+        equal=0.5,
         equal_dims=(1, 34),
-        wide=0.08,
+        wide=0.07,
+        small=0.18,
     ),
 }

@@ -236,8 +236,21 @@ def test_a_mixture_of_other_weights_is_another_corpus(monkeypatch, tmp_path):
     assert planned() != before
 
 
+@pytest.mark.parametrize("change", ["ROWS", "REPEATS", "VERSION"])
+def test_other_everyday_problems_are_another_corpus(monkeypatch, tmp_path, change):
+    def planned():
+        return bench.suite_corpora("everyday", 3, bench.DEFAULTS, tmp_path)["everyday"].request
+
+    before = planned()
+    assert json.loads(json.dumps(before)) == before
+    value = getattr(bench.everyday, change)
+    monkeypatch.setattr(bench.everyday, change, value[:2] if change == "ROWS" else value + 1)
+    assert planned() != before
+
+
 @pytest.mark.parametrize(
-    "change", [{"rows": (10, 99)}, {"dims": (1, 9)}, {"equal": 0.5}, {"equal_dims": (1, 9)}, {"wide": 0.1}]
+    "change",
+    [{"rows": (10, 99)}, {"dims": (1, 9)}, {"equal": 0.4}, {"equal_dims": (1, 9)}, {"wide": 0.1}, {"small": 0.3}],
 )
 def test_a_mixture_of_other_shapes_is_another_corpus(monkeypatch, tmp_path, change):
     def planned():

@@ -81,7 +81,9 @@ def test_every_case_draws_and_knows_its_truth():
         assert (item.mi == 0) == ("independent" in item.name)
 
 
-@pytest.mark.parametrize("name", ["sixteen bits, flipped", "five ratings", "parity", "codes of classes"])
+@pytest.mark.parametrize(
+    "name", ["sixteen bits, flipped", "rounded", "five ratings", "uncommon classes", "parity", "codes of classes"]
+)
 def test_truths_of_small_alphabets_by_counting(name):
     """One pair of columns, or the whole sides, of many rows in a table."""
     case = next(case for case in everyday.CASES if case.name == name)

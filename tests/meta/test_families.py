@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from mist_loss.meta import discrete, families, maps, structures
+from mist_loss.meta import broad, broad_discrete, discrete, families, maps, structures
 from mist_loss.meta.mixtures import MIXTURES
-from mist_loss.meta.paper import PAPER_IMD, PAPER_OOMD, PAPER_TRAIN, configuration
+from mist_loss.meta.paper import CPU, PAPER_IMD, PAPER_OOMD, PAPER_TRAIN, configuration
 
 
 def test_gaussian_mi_of_one_pair():
@@ -206,6 +206,10 @@ def test_random_maps_are_invertible():
     torch.manual_seed(0)
     grid = torch.linspace(-4, 4, 400)[None, :, None].repeat(3, 1, 2)
     assert (maps.random_monotone(grid).diff(dim=1) > 0).all()
+    for _ in range(20):  # some of each kind
+        warped = maps.random_warp(grid)
+        assert (warped.diff(dim=1) > 0).all()
+        assert torch.isfinite(warped).all()
     mixing = maps.random_linear(5, 4, grid.device)
     assert (torch.linalg.svdvals(mixing) > 1e-3).all()
     coupled = maps.random_coupling(torch.randn(2, 50, 3))
@@ -224,6 +228,48 @@ def test_paper_configurations():
         configuration("multi_normal-diagonal-base", 1, 10, 2, 2)
     with pytest.raises(ValueError, match="starts with"):
         configuration("uniform-dense-base", 1, 10, 2, 2)
+
+
+@pytest.mark.parametrize("name", sorted(MIXTURES["broad"].families))
+@pytest.mark.parametrize(("n", "dx", "dy"), [(10, 1, 1), (40, 2, 1), (12, 1, 3), (33, 5, 4), (20, 3, 40)])
+def test_every_broad_family_gives_finite_problems_of_the_asked_shape(name, n, dx, dy):
+    torch.manual_seed(0)
+    for _ in range(6):
+        x, y, mi = MIXTURES["broad"].families[name][1](2, n, dx, dy, torch.device("cpu"))
+        assert (x.shape, y.shape, mi.shape) == ((2, n, dx), (2, n, dy), (2,))
+        assert all(t.dtype == torch.float32 and torch.isfinite(t).all() for t in (x, y, mi))
+        assert (mi > -1e-4).all()
+
+
+def _code(rows: torch.Tensor) -> torch.Tensor:
+    return rows.unique(dim=0, return_inverse=True)[1]
+
+
+def _entropy(code: torch.Tensor) -> float:
+    """Of a label, corrected as by Miller (1955)."""
+    share = torch.bincount(code).double() / len(code)
+    share = share[share > 0]
+    return float(-(share * share.log()).sum() + (len(share) - 1) / (2 * len(code)))
+
+
+@pytest.mark.parametrize("name", ["ordinal", "present", "tables", "labels"])
+def test_the_truth_of_a_discrete_draw_is_that_of_its_columns_counted(name, monkeypatch):
+    """Tables of a few hundred cells at most, of draws that are not carried anywhere."""
+    monkeypatch.setattr(broad_discrete, "carry", lambda problem, *_: problem)
+    torch.manual_seed(1)
+    n, compared = 20_000, 0
+    for i in range(30):
+        x, y, mi = MIXTURES["broad"].families[name][1](2, n, *[(1, 1), (2, 1), (1, 2), (2, 2), (3, 2)][i % 5], CPU)
+        for one, other, stated in zip(x, y, mi.tolist(), strict=True):
+            if max(len(side[:, -1].unique()) for side in (one, other)) > 100:
+                continue  # numbers, not labels
+            a, b = _code(one), _code(other)
+            values = int(b.max()) + 1
+            if (int(a.max()) + 1) * values > 500:
+                continue
+            compared += 1
+            assert _entropy(a) + _entropy(b) - _entropy(a * values + b) == pytest.approx(stated, abs=0.025)
+    assert compared >= 10
 
 
 @pytest.mark.parametrize("name", sorted(MIXTURES))
@@ -287,19 +333,25 @@ def test_the_truth_of_labels_is_that_of_the_labels_that_are_shown(d):
             assert mi < -(share * share.log()).sum() + 0.1
 
 
-def test_redundant_columns_add_no_rank():
+@pytest.mark.parametrize("kind", ["constant", "copies", "combinations"])
+def test_redundant_columns_add_no_rank(kind, monkeypatch):
+    monkeypatch.setattr(broad, "choice", lambda _: kind)
     torch.manual_seed(0)
-    redundant = MIXTURES["broad"].families["redundant"][1]
-    lost = 0
-    for _ in range(12):
-        problem = redundant(2, 60, 6, 4, torch.device("cpu"))
-        for side, d in ((problem.x, 6), (problem.y, 4)):
-            assert side.shape == (2, 60, d)
-            first, second = torch.linalg.matrix_rank((side - side.mean(1, keepdim=True)).double(), rtol=1e-5)
-            assert first == second >= 1
-            lost += d > int(first)
-        assert problem.mi.min() >= 0
-    assert lost >= 12  # of 24 sides; as many columns as there are to fill leave nothing to add
+    side = torch.randn(2, 60, 3)
+    padded = broad._padded(side, 5)
+    assert padded.shape == (2, 60, 5)
+    centred = (padded - padded.mean(1, keepdim=True)).double()
+    assert torch.linalg.matrix_rank(centred, rtol=1e-5).tolist() == [3, 3]
+
+
+def test_redundant_curves_bend_and_follow_the_other_columns(monkeypatch):
+    monkeypatch.setattr(broad, "choice", lambda _: "curves")
+    torch.manual_seed(0)
+    side = torch.randn(2, 30, 1)
+    padded = broad._padded(torch.cat([side, side], dim=1), 3)  # equal rows stay equal, so nothing new is told
+    torch.testing.assert_close(padded[:, :30], padded[:, 30:])
+    centred = (padded - padded.mean(1, keepdim=True)).double()
+    assert (torch.linalg.matrix_rank(centred, rtol=1e-5) > 1).all()
 
 
 @pytest.mark.parametrize("rho", [-0.8, 0.0, 0.6])

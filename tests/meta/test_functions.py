@@ -13,21 +13,25 @@ def quantiles(k: int = 4096) -> torch.Tensor:
     return (torch.arange(k, dtype=torch.float64)[None] + 0.5) / k
 
 
+def even(k: int = 4096) -> torch.Tensor:
+    return torch.full((k,), 1 / k, dtype=torch.float64)
+
+
 @pytest.mark.parametrize("epsilon", [0.05, 0.5, 1.5])
 def test_uniform_plus_uniform(epsilon):
-    mi = functions.noisy_mi(quantiles(), torch.tensor([2 * epsilon]), "uniform")
+    mi = functions.noisy_mi(quantiles(), even(), torch.tensor([2 * epsilon]), "uniform")
     torch.testing.assert_close(mi, additive_noise_mi(torch.tensor([[epsilon]])), atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("scale", [0.05, 0.5, 2.0])
 def test_normal_plus_normal(scale):
-    mi = functions.noisy_mi(torch.special.ndtri(quantiles()), torch.tensor([scale]), "normal")
+    mi = functions.noisy_mi(torch.special.ndtri(quantiles()), even(), torch.tensor([scale]), "normal")
     assert mi.item() == pytest.approx(0.5 * math.log1p(scale**-2), abs=5e-3)
 
 
 def test_exponential_plus_exponential():
     """Their sum is hypoexponential: with means 1 and 1/2, h(y) = 2 - log 2, so that one nat is shared."""
-    mi = functions.noisy_mi(-torch.log1p(-quantiles(2**14)), torch.tensor([0.5]), "exponential")
+    mi = functions.noisy_mi(-torch.log1p(-quantiles(2**14)), even(2**14), torch.tensor([0.5]), "exponential")
     t = torch.linspace(0, 40, 400_001, dtype=torch.float64)
     density = 2 * (torch.exp(-t) - torch.exp(-2 * t))
     entropy = -torch.trapezoid(torch.special.xlogy(density, density), t).item()
@@ -75,4 +79,25 @@ def test_pairs_add_up_and_are_of_one_scale():
 def test_noise_too_small_for_the_grid_is_raised():
     torch.manual_seed(0)
     _, _, mi = functions.noisy_function("sigmoid", "uniform", torch.full((1, 1), 1e-9), 10)
-    assert 3 < mi.item() < math.log(300) + 0.1
+    assert 3 < mi.item() < math.log(400) + 0.1
+
+
+@pytest.mark.parametrize("noise", ["uniform", "normal"])
+@pytest.mark.parametrize("function", ["line", "one-sided", "even", "cubic", "product", "length"])
+def test_small_noise_leaves_no_comb_between_the_points(function, noise, monkeypatch):
+    """Many more points say the same. Of two inputs more reach farther, so that noise must be above what is raised."""
+    scale = 0.06 if function in functions.PAIRED else 0.01
+
+    def draw() -> float:
+        torch.manual_seed(2)
+        return functions.noisy_function(function, noise, torch.full((1, 1), scale), 10).mi.item()
+
+    coarse = draw()
+    if function in functions.PAIRED:
+        z = torch.special.ndtri(functions.lattice(2**19, torch.device("cpu")))
+        fine = z, torch.full_like(z[:, 0], 2**-19)
+    else:
+        z = torch.linspace(-5, 5, 2**16, dtype=torch.float64)
+        fine = z[:, None].expand(-1, 2), torch.softmax(-0.5 * z**2, dim=0)
+    monkeypatch.setattr(functions, "normal_points", lambda *_: fine)
+    assert coarse == pytest.approx(draw(), abs=0.008)

@@ -35,6 +35,16 @@ def test_samples_lie_on_the_sphere_at_the_angles_asked_for(d, kappa):
     torch.testing.assert_close(mi, exact.float())
 
 
+def test_many_dimensions_by_rows():
+    """kappa E[cos] of drawn rows, less log Z by the mean over even directions."""
+    torch.manual_seed(0)
+    kappa, d = 6.0, 16
+    x, y, mi = spheres.von_mises_fisher(torch.tensor([kappa]), 200_000, d)
+    cosine = spheres.directions(1, 1_000_000, d, torch.device("cpu"))[0, :, 0]
+    log_z = (kappa * cosine).exp().mean().log()
+    assert mi.item() == pytest.approx((kappa * (x * y).sum(2).mean() - log_z).item(), abs=0.02)
+
+
 def test_stereographic_projection_can_be_undone():
     torch.manual_seed(0)
     t = 3 * torch.randn(2, 500, 4) + 1
@@ -63,7 +73,13 @@ def test_free_directions_beside_leave_the_first_ones_readable():
     assert spheres.beside(t, 3) is t
 
 
-def test_stretching_stays_on_the_sphere():
+def test_stretching_stays_on_the_sphere_and_can_be_undone(monkeypatch):
     torch.manual_seed(0)
     t = spheres.directions(4, 1000, 3, torch.device("cpu"))
-    torch.testing.assert_close(spheres.stretched(t).norm(dim=2), torch.ones(4, 1000))
+    used = []
+    draw = spheres.random_linear
+    monkeypatch.setattr(spheres, "random_linear", lambda *of: used.append(draw(*of)) or used[-1])
+    moved = spheres.stretched(t)
+    torch.testing.assert_close(moved.norm(dim=2), torch.ones(4, 1000))
+    torch.testing.assert_close(spheres.unit(moved @ used[0].inverse()), t, atol=1e-4, rtol=0)
+    assert (moved - t).abs().max() > 0.1
