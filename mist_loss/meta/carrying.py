@@ -32,8 +32,6 @@ def carry(problem: Problem, mixing: float = 0.6) -> Problem:
         # far clusters would end where float32 cannot tell a bounded map's values apart
         x, y = (t / t.abs().mean((1, 2), keepdim=True).clamp_min(1) for t in (x, y))
         x, y = map_x(x), map_y(y)
-    if chance(0.15):
-        x, y = (maps.random_warp(t) for t in (x, y))
     if chance(mixing):
         x = x @ maps.random_linear(b, x.shape[2], x.device)
         y = y @ maps.random_linear(b, y.shape[2], y.device)

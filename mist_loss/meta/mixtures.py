@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mist_loss.meta.broad import BROAD
+from mist_loss.meta.broad import BROAD, BROADER
 from mist_loss.meta.families import Family, Problem
 from mist_loss.meta.paper import CPU, PAPER_IMD, PAPER_OOMD, PAPER_TRAIN, configuration
 
@@ -83,6 +83,14 @@ MIXTURES: dict[str, Mixture] = {
     "paper-oomd": _paper(PAPER_OOMD),
     "broad": Mixture(
         families=BROAD,
+        rows=(10, 4096),
+        dims=(1, 64),
+        equal=0.62,
+        equal_dims=(1, 34),
+        wide=0.08,
+    ),
+    "broader": Mixture(
+        families=BROADER,
         rows=(10, 4096),
         dims=(1, 64),
         equal=0.5,

@@ -230,12 +230,12 @@ def test_paper_configurations():
         configuration("uniform-dense-base", 1, 10, 2, 2)
 
 
-@pytest.mark.parametrize("name", sorted(MIXTURES["broad"].families))
+@pytest.mark.parametrize("name", sorted(MIXTURES["broader"].families))
 @pytest.mark.parametrize(("n", "dx", "dy"), [(10, 1, 1), (40, 2, 1), (12, 1, 3), (33, 5, 4), (20, 3, 40)])
 def test_every_broad_family_gives_finite_problems_of_the_asked_shape(name, n, dx, dy):
     torch.manual_seed(0)
     for _ in range(6):
-        x, y, mi = MIXTURES["broad"].families[name][1](2, n, dx, dy, torch.device("cpu"))
+        x, y, mi = MIXTURES["broader"].families[name][1](2, n, dx, dy, torch.device("cpu"))
         assert (x.shape, y.shape, mi.shape) == ((2, n, dx), (2, n, dy), (2,))
         assert all(t.dtype == torch.float32 and torch.isfinite(t).all() for t in (x, y, mi))
         assert (mi > -1e-4).all()
@@ -259,7 +259,7 @@ def test_the_truth_of_a_discrete_draw_is_that_of_its_columns_counted(name, monke
     torch.manual_seed(1)
     n, compared = 20_000, 0
     for i in range(30):
-        x, y, mi = MIXTURES["broad"].families[name][1](2, n, *[(1, 1), (2, 1), (1, 2), (2, 2), (3, 2)][i % 5], CPU)
+        x, y, mi = MIXTURES["broader"].families[name][1](2, n, *[(1, 1), (2, 1), (1, 2), (2, 2), (3, 2)][i % 5], CPU)
         for one, other, stated in zip(x, y, mi.tolist(), strict=True):
             if max(len(side[:, -1].unique()) for side in (one, other)) > 100:
                 continue  # numbers, not labels
@@ -334,21 +334,21 @@ def test_the_truth_of_labels_is_that_of_the_labels_that_are_shown(d):
 
 
 @pytest.mark.parametrize("kind", ["constant", "copies", "combinations"])
-def test_redundant_columns_add_no_rank(kind, monkeypatch):
-    monkeypatch.setattr(broad, "choice", lambda _: kind)
+def test_redundant_columns_add_no_rank(kind):
     torch.manual_seed(0)
     side = torch.randn(2, 60, 3)
-    padded = broad._padded(side, 5)
+    padded = broad._padded(side, 5, [kind])
     assert padded.shape == (2, 60, 5)
     centred = (padded - padded.mean(1, keepdim=True)).double()
     assert torch.linalg.matrix_rank(centred, rtol=1e-5).tolist() == [3, 3]
 
 
-def test_redundant_curves_bend_and_follow_the_other_columns(monkeypatch):
-    monkeypatch.setattr(broad, "choice", lambda _: "curves")
+def test_curves_bend_and_follow_the_other_columns():
     torch.manual_seed(0)
     side = torch.randn(2, 30, 1)
-    padded = broad._padded(torch.cat([side, side], dim=1), 3)  # equal rows stay equal, so nothing new is told
+    padded = broad._padded(
+        torch.cat([side, side], dim=1), 3, ["curves"]
+    )  # equal rows stay equal, so nothing new is told
     torch.testing.assert_close(padded[:, :30], padded[:, 30:])
     centred = (padded - padded.mean(1, keepdim=True)).double()
     assert (torch.linalg.matrix_rank(centred, rtol=1e-5) > 1).all()
