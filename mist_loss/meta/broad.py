@@ -159,12 +159,16 @@ def _curved(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
 
 
 def _warped(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
-    """Sides bent feature by feature, each in its own way, and mixed afterwards, where the bends cannot be undone."""
+    """Sides bent feature by feature, each in its own way, and mixed afterwards, where the bends cannot be undone.
+
+    Wide sides are not mixed: where nobody can see what they share, they teach doubt.
+    """
     family = [_canonical, broad_discrete.clustered, broad_discrete.labelled, _additive][int(torch.randint(4, ()))]
     x, y, mi = family(b, n, dx, dy, device)
     x, y = (maps.random_warp(t) for t in (x, y))
     x, y = (t / t.square().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-12) for t in (x, y))
-    x, y = (t @ maps.random_linear(b, t.shape[2], device) for t in (x, y))
+    if max(dx, dy) <= 16:
+        x, y = (t @ maps.random_linear(b, t.shape[2], device) for t in (x, y))
     return Problem(x, y, mi)
 
 

@@ -31,7 +31,7 @@ class MISTConfig:
     width: of the residual head; set_width: of the attention blocks; mixed_pairs: pairs of a product of one side and a
     direction of the other that become tokens, each way; independent_pairs: leading canonical pairs that become tokens
     once more, as independent components; near_pairs: leading canonical pairs in which near rows are compared. Each of
-    the last three may be 0: there are no such tokens then.
+    these three may be 0: there are no such tokens then; repeats: whether the network is told how often values repeat.
 
     Raises:
         ValueError: a size is no whole number or too small, a range is no pair in order, or the heads of the attention
@@ -47,13 +47,16 @@ class MISTConfig:
     mixed_pairs: int = 6
     independent_pairs: int = 8
     near_pairs: int = 16
+    repeats: bool = True
 
     def __post_init__(self) -> None:
         for name in ("rows", "dims"):
             span = getattr(self, name)
             if not isinstance(span, tuple) or len(span) != 2 or not all(map(_is_size, span)) or span[0] > span[1]:
                 raise ValueError(f"expected {name} as a pair of whole numbers (low, high) from 1 on, got {span!r}")
-        for field in dataclasses.fields(self)[2:]:
+        if not isinstance(self.repeats, bool):
+            raise ValueError(f"expected repeats as True or False, got {self.repeats!r}")
+        for field in dataclasses.fields(self)[2:-1]:
             size, least = getattr(self, field.name), 0 if field.name in weights.OPTIONAL else 1
             if not _is_size(size, least):
                 raise ValueError(f"expected {field.name} as a whole number from {least} on, got {size!r}")
@@ -139,8 +142,8 @@ class MIST(nn.Module):
     def __init__(self, config: MISTConfig | None = None):
         super().__init__()
         self.config = config = config or MISTConfig()
-        pairs = config.mixed_pairs, config.independent_pairs, config.near_pairs
-        probe = summarize(torch.randn(1, 16, 2), torch.randn(1, 16, 2), config.rows[1], *pairs)
+        kinds = config.mixed_pairs, config.independent_pairs, config.near_pairs, config.repeats
+        probe = summarize(torch.randn(1, 16, 2), torch.randn(1, 16, 2), config.rows[1], *kinds)
         s, f = probe.vector.shape[1], probe.tokens.shape[2]
         for name, size in (("vector", s), ("token", f)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
@@ -194,7 +197,7 @@ class MIST(nn.Module):
         """The part without parameters: front end and summaries, in at least float32, also under autocast."""
         with torch.autocast(x.device.type, enabled=False):
             c = self.config
-            return summarize(x, y, c.rows[1], c.mixed_pairs, c.independent_pairs, c.near_pairs)
+            return summarize(x, y, c.rows[1], c.mixed_pairs, c.independent_pairs, c.near_pairs, c.repeats)
 
     def fit_normalization(self, summaries: list[Summary]) -> None:
         """Set the normalisation constants from summaries of a few training batches."""
@@ -260,6 +263,21 @@ class MIST(nn.Module):
         source = parent if parent.parent is None else parent.parent
         self.parent = frozen_twin(self)
         self.parent.load_state_dict(source.plain_state())
+
+    def widened(self, config: MISTConfig) -> "MIST":
+        """One with these weights that reads more, as far as the configuration says, and at first says the same.
+
+        Tokens of another kind need no weights of another shape; what the vector says more begins at weights of zero.
+
+        Raises:
+            ValueError: the configuration has other sizes, or reads less.
+        """
+        wider, state = MIST(config), self.plain_state()
+        more = wider.vector_mean.numel() - self.vector_mean.numel()
+        for name in ("vector_mean", "vector_std", "embed_vector.weight", "skip.weight"):
+            state[name] = F.pad(state[name], (0, more), value=float(name == "vector_std"))
+        wider.load_state_dict(state)
+        return wider.to(self.vector_mean)
 
     def plain_state(self) -> dict[str, Tensor]:
         """The state of the plain reading: the estimator's own weights."""

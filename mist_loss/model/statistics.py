@@ -14,6 +14,7 @@ from torch import Tensor
 from mist_loss.model.frontend import Canonical, align, gaussianize, standardize
 from mist_loss.model.independence import independent
 from mist_loss.model.neighbours import near
+from mist_loss.model.repeats import repeat_summary
 
 PAIRS = 32  # facing pairs that become tokens
 CAPS = (0.9999, 0.95, 0.7)  # of the Gaussian terms of a token
@@ -39,7 +40,7 @@ class Summary(NamedTuple):
 
 
 def summarize(
-    x: Tensor, y: Tensor, max_rows: int, mixed_pairs: int, independent_pairs: int, near_pairs: int
+    x: Tensor, y: Tensor, max_rows: int, mixed_pairs: int, independent_pairs: int, near_pairs: int, repeats: bool
 ) -> Summary:
     """Run the front end and summarise what it gives.
 
@@ -50,6 +51,7 @@ def summarize(
         mixed_pairs: of a product of one side and a direction of the other, for each of the two ways.
         independent_pairs: leading canonical pairs that are described once more as independent components.
         near_pairs: leading canonical pairs in which near rows are found and compared.
+        repeats: whether the vector says how often values repeat.
     """
     n, dx, dy = x.shape[1], x.shape[2], y.shape[2]
     x, y = standardize(x), standardize(y)
@@ -76,6 +78,7 @@ def summarize(
             radial_summary(linear, radial_rho),
             gate * frame_summary(x, y, zx, zy),
             shape_summary(x, min(n, max_rows), dx, dy),
+            *([repeat_summary(x, y)] if repeats else []),
         ],
         dim=1,
     )

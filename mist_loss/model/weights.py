@@ -218,7 +218,7 @@ def _read(path: Path) -> "MIST":
     from mist_loss.model.network import MIST, MISTConfig
 
     # networks from before there was a kind of token have never seen one
-    fields: dict[str, Any] = dict.fromkeys(OPTIONAL, 0) | read_header(path)["config"]
+    fields: dict[str, Any] = dict.fromkeys(OPTIONAL, 0) | {"repeats": False} | read_header(path)["config"]
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     try:
         config = MISTConfig(**fields)

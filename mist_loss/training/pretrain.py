@@ -164,18 +164,10 @@ def pretrain(
         ]
         network.fit_normalization([network.summarize(x, y) for x, y, _ in fixed])
     else:
-        network = MIST.from_pretrained(config.parent).to(device).train()
-        network.coordinates = network.parent = None  # an adapted one goes on from its own weights
-        # tokens of another kind need no weights of another shape, so a parent can learn to read them
+        parent = MIST.from_pretrained(config.parent)
         more = MISTConfig(rows=mixture.rows, dims=mixture.dims)
-        network.config = dataclasses.replace(
-            network.config,
-            rows=more.rows,
-            dims=more.dims,
-            mixed_pairs=more.mixed_pairs,
-            independent_pairs=more.independent_pairs,
-            near_pairs=more.near_pairs,
-        )
+        sizes = {name: getattr(parent.config, name) for name in ("width", "set_width", "row_pairs", "pair_width")}
+        network = parent.widened(dataclasses.replace(more, **sizes)).to(device).train()
     average = AveragedModel(network, avg_fn=exponential_average(config.average))
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98)
