@@ -19,6 +19,7 @@ from mist_loss.model.statistics import Summary, gaussian_terms, summarize
 if TYPE_CHECKING:
     from mist_loss.flows.coordinates import NormalCoordinates
 
+NEVER = 1e9  # standard deviation of what did not vary
 BELOW_ZERO = 0.01  # nats; the lowest knot is minus this
 ADDED = ("coordinates.", "parent.")  # names of what an adapted estimator has beside its own weights
 
@@ -205,7 +206,9 @@ class MIST(nn.Module):
         tokens = torch.cat([s.tokens.flatten(0, 1) for s in summaries])
         for name, values in (("vector", vector), ("token", tokens)):
             getattr(self, f"{name}_mean").copy_(values.mean(0))
-            getattr(self, f"{name}_std").copy_(values.std(0) + 1e-3)
+            # what never varied, as repeats where all are numbers, is kept from weights that were never trained on it
+            std = torch.where(values.amax(0) > values.amin(0), values.std(0) + 1e-3, NEVER)
+            getattr(self, f"{name}_std").copy_(std)
 
     def read(self, summary: Summary) -> Tensor:
         """Predict from a summary: (b, KNOTS)."""
@@ -270,7 +273,7 @@ class MIST(nn.Module):
         Tokens of another kind need no weights of another shape; what the vector says more begins at weights of zero.
 
         Raises:
-            ValueError: the configuration has other sizes, or reads less.
+            RuntimeError: the configuration has other sizes, or reads less.
         """
         wider, state = MIST(config), self.plain_state()
         more = wider.vector_mean.numel() - self.vector_mean.numel()

@@ -181,3 +181,33 @@ def test_readings_that_agree_are_averaged():
 def test_of_readings_that_part_the_surer_counts(blind, seeing):
     torch.testing.assert_close(quantiles.combine(blind, seeing), seeing)
     torch.testing.assert_close(quantiles.combine(seeing, blind), seeing)
+
+
+def test_one_that_reads_more_says_the_same_at_first_and_learns_to_say_more():
+    torch.manual_seed(0)
+    sizes = {"width": 16, "set_width": 8, "row_pairs": 2, "pair_width": 4}
+    small = MIST(MISTConfig(**sizes, repeats=False, near_pairs=4)).eval()
+    wider = small.widened(MISTConfig(**sizes, near_pairs=4)).eval()
+    x = torch.randn(2, 60, 3).round()
+    y = (x + torch.randn_like(x)).round()
+    torch.testing.assert_close(wider(x, y), small(x, y))
+    wider(x, y).sum().backward()
+    assert wider.skip.weight.grad[0, small.skip.in_features :].any()
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        small.widened(MISTConfig(**sizes | {"width": 32}))
+
+
+@pytest.mark.parametrize("repeats", [1, None, "yes"])
+def test_repeats_are_counted_or_not(repeats):
+    with pytest.raises(ValueError, match="repeats as True or False"):
+        MISTConfig(repeats=repeats)
+
+
+def test_what_never_varied_in_training_is_not_read():
+    torch.manual_seed(0)
+    model = MIST(MISTConfig(width=16, set_width=8, row_pairs=2, pair_width=4)).eval()
+    model.fit_normalization([model.summarize(torch.randn(4, 40, 2), torch.randn(4, 40, 2)) for _ in range(3)])
+    summary = model.summarize(*torch.randn(2, 1, 40, 2))
+    repeated = summary._replace(vector=torch.cat([summary.vector[:, :-14], torch.ones(1, 14)], dim=1))
+    torch.testing.assert_close(model.read(repeated), model.read(summary))
+    assert not torch.allclose(model.read(summary._replace(vector=summary.vector + 0.5)), model.read(summary))

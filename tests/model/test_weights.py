@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from mist_loss.model import weights
 from mist_loss.model.network import MIST, MISTConfig
 
-CONFIG = '{"width": 16, "set_width": 8, "row_pairs": 2, "pair_width": 4}'
+CONFIG = '{"width": 16, "set_width": 8, "row_pairs": 2, "pair_width": 4, "repeats": true}'
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +243,19 @@ def test_a_file_from_before_there_was_a_kind_of_token_is_read_without_it(saved, 
     path = with_header(good, tmp_path / "older.safetensors", config=CONFIG)
     assert getattr(MIST.from_pretrained(path).config, field) == 0
     assert getattr(MIST.from_pretrained(good).config, field) == getattr(MISTConfig(), field) > 0
+
+
+def test_a_file_from_before_repeats_were_counted_is_read_without_them(tmp_path):
+    torch.manual_seed(0)
+    sizes = json.loads(CONFIG) | {"repeats": False} | dict.fromkeys(weights.OPTIONAL, 0)
+    model = MIST(MISTConfig(**sizes)).eval()
+    path = tmp_path / "older.safetensors"
+    weights.save_weights(model, path, {"seed": 0})
+    del sizes["repeats"]
+    loaded = MIST.from_pretrained(with_header(path, tmp_path / "silent.safetensors", config=json.dumps(sizes)))
+    assert loaded.config.repeats is False
+    x, y = torch.randint(3, (2, 2, 50, 2)).float()
+    assert torch.equal(loaded(x, y), model(x, y))
 
 
 @pytest.mark.parametrize(("dtype", "number"), [(torch.float64, 1e300), (torch.float8_e4m3fn, torch.nan)])
