@@ -73,3 +73,10 @@ def test_zero_and_minus_zero_are_one_value():
 def test_they_carry_no_gradient():
     x = torch.randn(1, 20, 2, requires_grad=True)
     assert not repeat_summary(x, x).requires_grad
+
+
+def test_they_compile_without_a_break():
+    torch.manual_seed(0)
+    x, y = torch.randint(3, (2, 1, 50, 2)).float()
+    compiled = torch.compile(repeat_summary, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, y), repeat_summary(x, y))
