@@ -268,15 +268,20 @@ class MIST(nn.Module):
         self.parent.load_state_dict(source.plain_state())
 
     def widened(self, config: MISTConfig) -> "MIST":
-        """One with these weights that reads more, as far as the configuration says, and at first says the same.
+        """One with these weights that reads more, as far as the configuration says.
 
-        Tokens of another kind need no weights of another shape; what the vector says more begins at weights of zero.
+        What the vector says more begins at weights of zero, so that nothing is said differently until it is trained.
+        Tokens of another kind need no weights of another shape, and are read from the start as the others are.
 
         Raises:
-            RuntimeError: the configuration has other sizes, or reads less.
+            ValueError: the configuration leaves repeats out that these weights read.
+            RuntimeError: it has other sizes.
         """
-        wider, state = MIST(config), self.plain_state()
-        more = wider.vector_mean.numel() - self.vector_mean.numel()
+        if self.config.repeats and not config.repeats:
+            raise ValueError("expected a configuration with repeats, which these weights read, got one without")
+        with torch.random.fork_rng(devices=[]):  # its first weights are drawn, and replaced
+            wider = MIST(config)
+        state, more = self.plain_state(), wider.vector_mean.numel() - self.vector_mean.numel()
         for name in ("vector_mean", "vector_std", "embed_vector.weight", "skip.weight"):
             state[name] = F.pad(state[name], (0, more), value=float(name == "vector_std"))
         wider.load_state_dict(state)
