@@ -43,7 +43,7 @@ DEFAULTS: dict[str, Any] = {
     "rows": (500, 1000),
     "repeats": 6,
     "encoders": ENCODERS,
-    "mixtures": ("broad",),
+    "mixtures": ("broader",),
 }
 FRESH = 2000  # sets of a training mixture
 QUICK: dict[str, Any] = {"limit": 40, "rows": (500,), "encoders": ("digits",)}

@@ -73,7 +73,7 @@ def adapt(
     output: str | Path | None = None,
     width: int | None = None,
     rows: tuple[int, int] = (64, 1024),
-    mixture: str = "broad",
+    mixture: str = "broader",
     replay: float = 0.25,
     config: FinetuneConfig | None = None,
     checkpoint_minutes: float = 1.0,
@@ -348,7 +348,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows", type=int, nargs=2, default=(64, 1024), metavar=("LOW", "HIGH"), help="of the problems"
     )
-    parser.add_argument("--mixture", default="broad", help="what the parent was trained on (default broad)")
+    parser.add_argument("--mixture", default="broader", help="what the parent was trained on (default broader)")
     parser.add_argument("--replay", type=float, default=0.25, help="share of it in every step (default 0.25)")
     for name in ("steps", "groups", "lr", "seed"):
         value = getattr(defaults, name)

@@ -54,7 +54,7 @@ class PretrainConfig(OptimisationConfig):
     lr: float = 1e-3
     warmup: int = 200
     average: float = 0.999
-    mixture: str = "broad"
+    mixture: str = "broader"
     normalization_groups: int = 96
     adversaries: bool = False
     parent: str | None = None

@@ -216,7 +216,7 @@ def test_corpora_of_the_suites(tmp_path):
         "classes-fashion-pixels": 48,
         "classes-fashion-efficientnet": 48,
         "everyday": 540,
-        "fresh-broad": 2000,
+        "fresh-broader": 2000,
     }
     assert planned["paper"]["imd"].file == "paper-imd-seed3"
     assert list(tmp_path.iterdir()) == []
@@ -224,12 +224,12 @@ def test_corpora_of_the_suites(tmp_path):
 
 def test_a_mixture_of_other_weights_is_another_corpus(monkeypatch, tmp_path):
     def planned():
-        return bench.suite_corpora("fresh", 3, bench.DEFAULTS, tmp_path)["fresh-broad"].request
+        return bench.suite_corpora("fresh", 3, bench.DEFAULTS, tmp_path)["fresh-broader"].request
 
     before = planned()
     assert planned() == before
-    weight, family = bench.MIXTURES["broad"].families["labels"]
-    monkeypatch.setitem(bench.MIXTURES["broad"].families, "labels", (weight + 1, family))
+    weight, family = bench.MIXTURES["broader"].families["labels"]
+    monkeypatch.setitem(bench.MIXTURES["broader"].families, "labels", (weight + 1, family))
     assert planned() != before
     monkeypatch.undo()
     monkeypatch.setattr(bench, "VERSION", bench.VERSION + 1)
@@ -254,11 +254,11 @@ def test_other_everyday_problems_are_another_corpus(monkeypatch, tmp_path, chang
 )
 def test_a_mixture_of_other_shapes_is_another_corpus(monkeypatch, tmp_path, change):
     def planned():
-        return bench.suite_corpora("fresh", 3, bench.DEFAULTS, tmp_path)["fresh-broad"].request
+        return bench.suite_corpora("fresh", 3, bench.DEFAULTS, tmp_path)["fresh-broader"].request
 
     before = planned()
     assert json.loads(json.dumps(before)) == before  # or a cached file would never answer it
-    monkeypatch.setitem(bench.MIXTURES, "broad", replace(bench.MIXTURES["broad"], **change))
+    monkeypatch.setitem(bench.MIXTURES, "broader", replace(bench.MIXTURES["broader"], **change))
     assert planned() != before
 
 
