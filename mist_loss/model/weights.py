@@ -30,7 +30,7 @@ WEIGHTS, CHECKSUM = "model.safetensors", "model.safetensors.sha256"  # of a fold
 
 # name -> (file in the pretrained folder, sha256)
 REGISTRY: dict[str, tuple[str, str]] = {
-    "mist-base": ("mist-base.safetensors", "ec5f3eedb99cef2d3eed349191e2688c14987a160972c133c126c3d064b8195e"),
+    "mist-base": ("mist-base.safetensors", "ea5f5b58817f63dd79d1bcf1a9799a17cbbb81bf8e55e6134c48f6cc5f3e2aa9"),
     "mist-paper": ("mist-paper.safetensors", "9d1811d307564482d144491298060b98b8fc3b241412d4c5f11ae46fb7a9586d"),
 }
 
