@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -217,11 +218,17 @@ def test_adversaries_take_their_share_of_the_numbering(most):
         PretrainConfig(**{name: limit + 1}, adversaries=True)
 
 
-@pytest.mark.parametrize("name", ["mist-base", "mist-paper"])
-def test_settings_in_the_shipped_weights_can_be_used_again(name):
-    settings = read_header(find(name))["provenance"]["config"]
+def test_settings_in_the_shipped_weights_can_be_used_again():
+    settings = read_header(find("mist-paper"))["provenance"]["config"]
     config = PretrainConfig(**settings)
     assert {key: getattr(config, key) for key in settings} == settings
+
+
+def test_a_shipped_mean_says_of_which_runs():
+    runs = read_header(find("mist-base"))["provenance"]["mean_of"]
+    assert sum(run["share"] for run in runs.values()) == pytest.approx(1)
+    logs = Path(__file__).parents[2] / "pretrained" / "training"
+    assert all((logs / f"{name}.csv").is_file() for name in runs)
 
 
 def test_learning_rate_warms_up_and_decays():
