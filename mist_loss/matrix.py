@@ -71,7 +71,15 @@ def _columns(name: str, sample: ArrayLike) -> Tensor:
     array = np.asarray(sample.detach().cpu().double() if isinstance(sample, Tensor) else sample, dtype=np.float64)
     if array.ndim != 2:
         raise ValueError(f"expected {name} of shape (n, d), got {array.shape}: a single feature is {name}[:, None]")
-    return torch.from_numpy(array.T.copy())
+    columns = torch.from_numpy(array.T.copy())
+    bad = (~torch.isfinite(columns)).sum(1)
+    if bad.any():
+        worst, where = int(bad.argmax()), int((bad > 0).sum())
+        raise ValueError(
+            f"expected finite values, got {int(bad.sum())} NaN or infinite in {where} of {len(bad)} columns "
+            f"of {name}, most in {name}[:, {worst}] ({int(bad[worst])}): drop those rows, or leave out those columns"
+        )
+    return columns
 
 
 def to_csv(values: Tensor, rows: list[str], columns: list[str]) -> str:

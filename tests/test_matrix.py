@@ -53,8 +53,12 @@ def test_bad_input(model):
         matrix.mi_matrix(ROWS[:, 0], model=model)
     with pytest.raises(ValueError, match="as many rows"):
         matrix.mi_matrix(ROWS, ROWS[:10], model=model)
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        matrix.mi_matrix(np.where(ROWS > 2, np.nan, ROWS), model=model)
+    holes = ROWS.copy()
+    holes[3:5, 1], holes[7, 2] = np.nan, np.inf
+    with pytest.raises(ValueError, match=r"got 3 NaN or infinite in 2 of \d columns of x, most in x\[:, 1\] \(2\)"):
+        matrix.mi_matrix(holes, model=model)
+    with pytest.raises(ValueError, match=r"columns of y, most in y\[:, 1\]"):
+        matrix.mi_matrix(ROWS, holes, model=model)
 
 
 def test_table():
