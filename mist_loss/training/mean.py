@@ -1,0 +1,102 @@
+"""``mist-loss mean``: the mean of weights that were trained on from the same ones.
+
+Such weights often lie in one valley of the loss, and their mean is at least as good as each (Izmailov et al. 2018,
+arXiv 1803.05407; Wortsman et al. 2022, arXiv 2203.05482): what one run forgot, another kept.
+"""
+
+import argparse
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from mist_loss import provenance
+from mist_loss.model.network import MIST
+from mist_loss.model.weights import find, read_header, save_weights, sha256
+
+CONSTANTS = ("vector_mean", "vector_std", "token_mean", "token_std")  # of the normalisation, set once for all heirs
+
+
+def mean(models: Mapping[str, MIST], shares: Mapping[str, float]) -> MIST:
+    """The mean of some estimators, in eval mode. Those that are not told of repeats are widened if another is.
+
+    Args:
+        models: by name, two or more.
+        shares: by the same names, positive; only their ratios count.
+
+    Raises:
+        ValueError: fewer than two, a share that is no positive number, an adapted estimator, other sizes, or other
+            constants of normalisation: networks without a common ancestor have no mean.
+    """
+    if len(models) < 2:
+        raise ValueError(f"expected two weights or more, got {len(models)}")
+    for name, share in shares.items():
+        if not (share > 0 and math.isfinite(share)):
+            raise ValueError(f"expected shares as positive numbers, got {share} for {name}")
+    if adapted := [name for name, model in models.items() if model.coordinates is not None]:
+        raise ValueError(f"expected weights that are not adapted, got {adapted[0]}: adapt the mean")
+    told = any(model.config.repeats for model in models.values())
+    first, *others = models
+    config = replace(models[first].config, repeats=told)
+    for name in others:
+        if replace(models[name].config, repeats=told) != config:
+            raise ValueError(
+                f"expected weights of the same sizes and ranges, got {first} and {name}: see mist-loss info"
+            )
+    states = {name: model.widened(config).state_dict() for name, model in models.items()}
+    for name in others:
+        # means of means have them but for rounding
+        if not all(torch.allclose(states[name][key], states[first][key], rtol=1e-4) for key in CONSTANTS):
+            raise ValueError(
+                f"expected weights that were trained on from the same ones, got {first} and {name}, which normalise "
+                "otherwise: networks that share no training have no mean"
+            )
+    total = sum(shares.values())
+    result = models[first].widened(config)
+    result.load_state_dict(
+        {
+            key: sum(shares[name] / total * state[key] for name, state in states.items())
+            if key not in CONSTANTS
+            else tensor
+            for key, tensor in states[first].items()
+        }
+    )
+    return result.eval()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``mist-loss mean``."""
+    parser.add_argument(
+        "weights", nargs="+", metavar="WEIGHTS[=SHARE]", help="names, files or folders, two or more; shares are even"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.safetensors", help="write the mean here")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Read, average and write; the header says of what."""
+    shares = dict(_parse(entry) for entry in args.weights)
+    if len(shares) < len(args.weights):
+        raise ValueError("expected every file once: give it a larger share instead")
+    if args.output.suffix != ".safetensors":
+        raise ValueError(f"expected --output as FILE.safetensors, got {args.output}")
+    files = {name: find(name) for name in shares}
+    result = mean({name: MIST.from_pretrained(file) for name, file in files.items()}, shares)
+    parts = {
+        name: {"share": shares[name], "sha256": sha256(file), "provenance": read_header(file)["provenance"]}
+        for name, file in files.items()
+    }
+    origin = {"mean_of": parts, "commit": provenance.commit(), "torch": torch.__version__}
+    print(f"{save_weights(result, args.output, origin)}  {args.output}")
+    return 0
+
+
+def _parse(entry: str) -> tuple[str, float]:
+    name, sign, share = entry.rpartition("=")
+    if not sign:
+        return entry, 1.0
+    try:
+        return name, float(share)
+    except ValueError:
+        raise ValueError(f"expected WEIGHTS or WEIGHTS=SHARE, got {entry!r}") from None
