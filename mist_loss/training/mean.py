@@ -99,4 +99,4 @@ def _parse(entry: str) -> tuple[str, float]:
     try:
         return name, float(share)
     except ValueError:
-        raise ValueError(f"expected WEIGHTS or WEIGHTS=SHARE, got {entry!r}") from None
+        raise ValueError(f"expected WEIGHTS=SHARE, got {entry!r}: add =1 to a path that has an = of its own") from None

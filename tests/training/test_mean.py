@@ -87,7 +87,7 @@ def test_the_command_says_of_what_the_mean_is(model, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (["a=x", "b"], "WEIGHTS or WEIGHTS=SHARE, got 'a=x'"),
+        (["a=x", "b"], "WEIGHTS=SHARE, got 'a=x'"),
         (["mist-base", "mist-base=2"], "every file once"),
         (["mist-base", "mist-paper"], "same sizes and ranges, got mist-base and mist-paper"),
     ],
