@@ -1,6 +1,6 @@
 """``mist-loss mean``: the mean of weights that were trained on from the same ones.
 
-Such weights often lie in one valley of the loss, and their mean is at least as good as each (Izmailov et al. 2018,
+Such weights often lie in one valley of the loss, where their mean can be better than each (Izmailov et al. 2018,
 arXiv 1803.05407; Wortsman et al. 2022, arXiv 2203.05482): what one run forgot, another kept.
 """
 
@@ -56,12 +56,7 @@ def mean(models: Mapping[str, MIST], shares: Mapping[str, float]) -> MIST:
     total = sum(shares.values())
     result = models[first].widened(config)
     result.load_state_dict(
-        {
-            key: sum(shares[name] / total * state[key] for name, state in states.items())
-            if key not in CONSTANTS
-            else tensor
-            for key, tensor in states[first].items()
-        }
+        {key: sum(shares[name] / total * state[key] for name, state in states.items()) for key in states[first]}
     )
     return result.eval()
 
