@@ -97,7 +97,7 @@ def _functional(b: int, n: int, dx: int, dy: int, device: torch.device) -> Probl
     """Coordinates of y that are functions of one or two of x and noise, or the other way round.
 
     Functions that turn back, or take two inputs, only a few at a time and where rows are plenty, for the reason given
-    at ``_signed``: what hides from correlation in many dimensions teaches doubt.
+    at ``_signed``: what hides from correlation in many dimensions teaches doubt. Nor are wide sides mixed.
     """
     swap = chance(0.5)
     if swap:
@@ -112,7 +112,7 @@ def _functional(b: int, n: int, dx: int, dy: int, device: torch.device) -> Probl
     scale = functions.draw_scale(b, m, device)
     x, y, mi = functions.noisy_function(choice(list(kind)), choice(list(functions.NOISES)), scale, n)
     x, y = (torch.cat([t, torch.randn(b, n, d - t.shape[2], device=device)], dim=2) for t, d in ((x, dx), (y, dy)))
-    return carry(Problem(y, x, mi) if swap else Problem(x, y, mi), mixing=0.4)
+    return carry(Problem(y, x, mi) if swap else Problem(x, y, mi), mixing=0.4 if max(dx, dy) <= 16 else 0.0)
 
 
 def _spherical(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
@@ -138,7 +138,7 @@ def _spherical(b: int, n: int, dx: int, dy: int, device: torch.device) -> Proble
 
 def _independent(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     """x of one family beside y of another, which know nothing of each other."""
-    others = [entry for name, entry in BROADER.items() if name != "independent"]
+    others = [entry for name, entry in BROADER.items() if name not in ("independent", "resampled")]
     weights = torch.tensor([float(weight) for weight, _ in others])
     first, second = (others[i][1] for i in torch.multinomial(weights, 2, replacement=True).tolist())
     return Problem(first(b, n, dx, dy, device).x, second(b, n, dx, dy, device).y, torch.zeros(b, device=device))
@@ -170,6 +170,23 @@ def _warped(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     if max(dx, dy) <= 16:
         x, y = (t @ maps.random_linear(b, t.shape[2], device) for t in (x, y))
     return Problem(x, y, mi)
+
+
+def _resampled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
+    """Rows that come more than once: drawn with replacement, or a set in which some are repeated.
+
+    They tell what the distinct ones do, and pairs that face each other again are no evidence of anything.
+    """
+    distinct = max(8, int(n * (0.1 + 0.9 * float(torch.rand(())))))
+    others = [entry for name, entry in BROADER.items() if name not in ("resampled", "independent")]
+    others.append((15, _independent))
+    weights = torch.tensor([float(weight) for weight, _ in others])
+    x, y, mi = others[int(torch.multinomial(weights, 1))][1](b, distinct, dx, dy, device)
+    if chance(0.5):
+        row = torch.randint(distinct, (n,), device=device)
+    else:  # all of them, as often as it goes
+        row = torch.arange(n, device=device) % distinct
+    return Problem(x[:, row], y[:, row], mi)
 
 
 def _near(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
@@ -233,4 +250,5 @@ BROADER: dict[str, tuple[float, Family]] = BROAD | {
     "tables": (10, broad_discrete.tables),
     "spherical": (10, _spherical),
     "independent": (6, _independent),
+    "resampled": (8, _resampled),
 }

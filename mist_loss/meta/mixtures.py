@@ -95,7 +95,7 @@ MIXTURES: dict[str, Mixture] = {
         dims=(1, 64),
         equal=0.5,
         equal_dims=(1, 34),
-        wide=0.07,
+        wide=0.08,
         small=0.18,
     ),
 }

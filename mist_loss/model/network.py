@@ -31,8 +31,9 @@ class MISTConfig:
     rows, dims: inclusive ranges of the training problems; row_pairs: canonical pairs a row is described by;
     width: of the residual head; set_width: of the attention blocks; mixed_pairs: pairs of a product of one side and a
     direction of the other that become tokens, each way; independent_pairs: leading canonical pairs that become tokens
-    once more, as independent components; near_pairs: leading canonical pairs in which near rows are compared. Each of
-    these three may be 0: there are no such tokens then; repeats: whether the network is told how often values repeat.
+    once more, as independent components; near_pairs: leading canonical pairs in which near rows are compared;
+    feature_pairs: pairs of features with levels that become tokens as they are. Each of these four may be 0: there are
+    no such tokens then; repeats: whether the network is told how often values repeat.
 
     Raises:
         ValueError: a size is no whole number or too small, a range is no pair in order, or the heads of the attention
@@ -48,6 +49,7 @@ class MISTConfig:
     mixed_pairs: int = 6
     independent_pairs: int = 8
     near_pairs: int = 16
+    feature_pairs: int = 8
     repeats: bool = True
 
     def __post_init__(self) -> None:
@@ -63,6 +65,12 @@ class MISTConfig:
                 raise ValueError(f"expected {field.name} as a whole number from {least} on, got {size!r}")
         if self.set_width % HEADS:
             raise ValueError(f"expected set_width as a multiple of {HEADS}, the heads, got {self.set_width}")
+
+    @property
+    def seen(self) -> tuple[int, int, int, int, int, bool]:
+        """What ``mist_loss.model.statistics.summarize`` is asked for."""
+        pairs = self.mixed_pairs, self.independent_pairs, self.near_pairs, self.feature_pairs
+        return self.rows[1], *pairs, self.repeats
 
 
 def _is_size(value: object, least: int = 1) -> bool:
@@ -143,8 +151,7 @@ class MIST(nn.Module):
     def __init__(self, config: MISTConfig | None = None):
         super().__init__()
         self.config = config = config or MISTConfig()
-        kinds = config.mixed_pairs, config.independent_pairs, config.near_pairs, config.repeats
-        probe = summarize(torch.randn(1, 16, 2), torch.randn(1, 16, 2), config.rows[1], *kinds)
+        probe = summarize(torch.randn(1, 16, 2), torch.randn(1, 16, 2), *config.seen)
         s, f = probe.vector.shape[1], probe.tokens.shape[2]
         for name, size in (("vector", s), ("token", f)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
@@ -197,8 +204,7 @@ class MIST(nn.Module):
     def summarize(self, x: Tensor, y: Tensor) -> Summary:
         """The part without parameters: front end and summaries, in at least float32, also under autocast."""
         with torch.autocast(x.device.type, enabled=False):
-            c = self.config
-            return summarize(x, y, c.rows[1], c.mixed_pairs, c.independent_pairs, c.near_pairs, c.repeats)
+            return summarize(x, y, *self.config.seen)
 
     def fit_normalization(self, summaries: list[Summary]) -> None:
         """Set the normalisation constants from summaries of a few training batches."""

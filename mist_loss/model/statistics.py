@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from mist_loss.model.features import facing_features
 from mist_loss.model.frontend import Canonical, align, gaussianize, standardize
 from mist_loss.model.independence import independent
 from mist_loss.model.neighbours import near
@@ -22,13 +23,15 @@ CORRELATION = 1 + len(CAPS)  # leading entries of a token, which may carry gradi
 QUADRATIC = 4  # leading coordinates whose products are aligned a second time
 # marks of the kinds of token
 LINEAR, PRODUCT, RADIUS, BETWEEN, INDEPENDENT, NEAR = (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 0)
+FEATURE = (1, 1, 1)
 
 
 class Summary(NamedTuple):
     """What the network sees of a set.
 
     vector: (b, s); tokens: (b, t, f), first the canonical pairs, then the pairs of products, of products of one
-    side with the other, of independent components, of the radii, and of differences of near rows;
+    side with the other, of independent components, of features that have levels, of the radii, and of differences of
+    near rows;
     u, v: (b, n, m) canonical coordinates; radii: (b, n, 2) normal scores of the lengths of the whitened rows.
     """
 
@@ -40,7 +43,14 @@ class Summary(NamedTuple):
 
 
 def summarize(
-    x: Tensor, y: Tensor, max_rows: int, mixed_pairs: int, independent_pairs: int, near_pairs: int, repeats: bool
+    x: Tensor,
+    y: Tensor,
+    max_rows: int,
+    mixed_pairs: int,
+    independent_pairs: int,
+    near_pairs: int,
+    feature_pairs: int,
+    repeats: bool,
 ) -> Summary:
     """Run the front end and summarise what it gives.
 
@@ -51,6 +61,7 @@ def summarize(
         mixed_pairs: of a product of one side and a direction of the other, for each of the two ways.
         independent_pairs: leading canonical pairs that are described once more as independent components.
         near_pairs: leading canonical pairs in which near rows are found and compared.
+        feature_pairs: of features with levels that face each other as they are.
         repeats: whether the vector says how often values repeat.
     """
     n, dx, dy = x.shape[1], x.shape[2], y.shape[2]
@@ -66,6 +77,8 @@ def summarize(
     if independent_pairs:
         frames.append((independent(linear, independent_pairs), independent_pairs, INDEPENDENT))
     kinds = [Facing(c.u[..., :most], c.v[..., :most], c.rho[:, :most], marks) for c, most, marks in frames]
+    if feature_pairs:
+        kinds.append(Facing(*facing_features(x, y, zx, zy, feature_pairs), FEATURE))
     tokens = pair_tokens([*kinds, Facing(radii[..., :1], radii[..., 1:], radial_rho, RADIUS)])
     if near_pairs:
         apart = near(linear, near_pairs)

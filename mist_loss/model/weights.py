@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from mist_loss.model.network import MIST
 
 FORMAT = "mist-loss-1"
-OPTIONAL = ("mixed_pairs", "independent_pairs", "near_pairs")  # sizes that may be 0, and are where a file does not say
+# sizes that may be 0, and are where a file does not say
+OPTIONAL = ("mixed_pairs", "independent_pairs", "near_pairs", "feature_pairs")
 WEIGHTS, CHECKSUM = "model.safetensors", "model.safetensors.sha256"  # of a folder
 
 # name -> (file in the pretrained folder, sha256)
