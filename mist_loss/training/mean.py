@@ -14,13 +14,13 @@ import torch
 
 from mist_loss import provenance
 from mist_loss.model.network import MIST
-from mist_loss.model.weights import find, read_header, save_weights, sha256
+from mist_loss.model.weights import OPTIONAL, find, read_header, save_weights, sha256
 
 CONSTANTS = ("vector_mean", "vector_std", "token_mean", "token_std")  # of the normalisation, set once for all heirs
 
 
 def mean(models: Mapping[str, MIST], shares: Mapping[str, float]) -> MIST:
-    """The mean of some estimators, in eval mode. Those that are not told of repeats are widened if another is.
+    """The mean of some estimators, in eval mode. It reads whatever one of them reads; the others are widened.
 
     Args:
         models: by name, two or more.
@@ -37,11 +37,12 @@ def mean(models: Mapping[str, MIST], shares: Mapping[str, float]) -> MIST:
             raise ValueError(f"expected shares as positive numbers, got {share} for {name}")
     if adapted := [name for name, model in models.items() if model.coordinates is not None]:
         raise ValueError(f"expected weights that are not adapted, got {adapted[0]}: adapt the mean")
-    told = any(model.config.repeats for model in models.values())
+    configs = [model.config for model in models.values()]
+    read = {name: max(getattr(config, name) for config in configs) for name in (*OPTIONAL, "repeats")}
     first, *others = models
-    config = replace(models[first].config, repeats=told)
+    config = replace(models[first].config, **read)
     for name in others:
-        if replace(models[name].config, repeats=told) != config:
+        if replace(models[name].config, **read) != config:
             raise ValueError(
                 f"expected weights of the same sizes and ranges, got {first} and {name}: see mist-loss info"
             )

@@ -241,6 +241,26 @@ def test_every_broad_family_gives_finite_problems_of_the_asked_shape(name, n, dx
         assert (mi > -1e-4).all()
 
 
+def test_rows_that_come_again_come_on_both_sides_and_change_no_truth(monkeypatch):
+    rho = torch.tensor([0.3, 0.9])
+    seen = []
+
+    def draw(b, n, dx, dy, device):
+        seen.append(n)
+        return families.canonical_normal(rho[:b, None], n, dx, dy)
+
+    monkeypatch.setattr(broad, "BROADER", {"normal": (1, draw)})
+    monkeypatch.setattr(broad, "_independent", draw)
+    torch.manual_seed(0)
+    for _ in range(10):
+        x, y, mi = broad._resampled(2, 200, 1, 1, CPU)
+        torch.testing.assert_close(mi, -0.5 * torch.log1p(-(rho**2)))
+        distinct = len(x[0].unique())
+        assert len(torch.cat([x, y], dim=2)[0].unique(dim=0)) == distinct == len(y[0].unique())
+        assert 0.5 * seen[-1] < distinct <= seen[-1] <= 200
+    assert min(seen) < 100 < max(seen)
+
+
 def _code(rows: torch.Tensor) -> torch.Tensor:
     return rows.unique(dim=0, return_inverse=True)[1]
 

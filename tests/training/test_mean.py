@@ -41,6 +41,14 @@ def test_weights_that_are_not_told_of_repeats_count_as_zero(model):
     torch.testing.assert_close(found.embed_vector.weight[:, -more:], told.embed_vector.weight[:, -more:] / 2)
 
 
+def test_weights_of_which_one_reads_more_tokens(model):
+    plain = MIST(dataclasses.replace(model.config, feature_pairs=0)).eval()
+    more = _heir(plain.widened(dataclasses.replace(model.config, feature_pairs=3)), 1)
+    found = mean({"more": more, "plain": plain}, {"more": 1.0, "plain": 1.0})
+    assert found.config == more.config
+    torch.testing.assert_close(found.embed_token.weight, (more.embed_token.weight + plain.embed_token.weight) / 2)
+
+
 def test_networks_without_a_common_ancestor_have_no_mean(model):
     stranger = copy.deepcopy(model)
     stranger.token_mean += 1
