@@ -7,9 +7,12 @@ with holes become sums of several, and what repeats in them repeats no more.
 import torch
 from torch import Tensor
 
+from mist_loss.model.frontend import standard_score
 from mist_loss.model.repeats import repeats
 
-LEAST = 0.02  # chance that two rows agree from which a feature has levels: those of 50 even ones, or a hole of a seventh
+LEAST = (
+    0.02  # chance that two rows agree from which a feature has levels: those of 50 even ones, or a hole of a seventh
+)
 
 
 @torch.no_grad()
@@ -30,7 +33,7 @@ def facing_features(x: Tensor, y: Tensor, zx: Tensor, zy: Tensor, pairs: int) ->
         u and v (b, n, k) of unit variance, and their correlations (b, k) in [0, 1], with k = min(pairs, dx, dy).
     """
     n, dx, dy = x.shape[1], x.shape[2], y.shape[2]
-    sx, sy = (_unit(z) for z in (zx, zy))
+    sx, sy = (standard_score(z) for z in (zx, zy))
     cross = sx.mT @ sy / n
     levels = (repeats(x.mT)[0] > LEAST)[:, :, None] | (repeats(y.mT)[0] > LEAST)[:, None]
     strength = torch.where(levels, cross.abs(), -1.0)
@@ -47,9 +50,3 @@ def facing_features(x: Tensor, y: Tensor, zx: Tensor, zy: Tensor, pairs: int) ->
     v = torch.where(rho < 0, -1.0, 1.0)[:, None] * v
     sign = torch.where((u**3 + v**3).sum(1) < 0, -1.0, 1.0) * found
     return sign[:, None] * u, sign[:, None] * v, rho.abs().clamp_max(1) * found
-
-
-def _unit(z: Tensor) -> Tensor:
-    """Zero mean and unit variance; constant features stay zero."""
-    z = z - z.mean(1, keepdim=True)
-    return z / z.square().mean(1, keepdim=True).clamp_min(1e-6).sqrt()

@@ -88,6 +88,12 @@ def gaussianize(x: Tensor) -> Tensor:
     return rearrange(top.to(x) * (2 / (KNOTS - 1) * middle - 1), "b d n -> b n d")
 
 
+def standard_score(z: Tensor) -> Tensor:
+    """Features (b, n, d) with zero mean and unit variance; constant ones stay zero."""
+    z = z - z.mean(1, keepdim=True)
+    return z / z.square().mean(1, keepdim=True).clamp_min(1e-6).sqrt()
+
+
 def shrinkage(n: int, d: int) -> float:
     """Share of the identity in the covariance; it vanishes like (d/n)^4, so the invariance is exact in the limit."""
     r = 0.8 * (d / n) ** 4

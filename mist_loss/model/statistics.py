@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from mist_loss.model.features import facing_features
-from mist_loss.model.frontend import Canonical, align, gaussianize, standardize
+from mist_loss.model.frontend import Canonical, align, gaussianize, standard_score, standardize
 from mist_loss.model.independence import independent
 from mist_loss.model.neighbours import near
 from mist_loss.model.repeats import repeat_summary
@@ -191,12 +191,6 @@ def frame_summary(x: Tensor, y: Tensor, zx: Tensor, zy: Tensor) -> Tensor:
     return torch.cat(
         [parts[0] + parts[1], (parts[0] - parts[1]).abs()[:, width:], size, mean, symmetric(within)], dim=1
     )
-
-
-def standard_score(z: Tensor) -> Tensor:
-    """Features (b, n, d) with zero mean and unit variance; constant ones stay zero."""
-    z = z - z.mean(1, keepdim=True)
-    return z / z.square().mean(1, keepdim=True).clamp_min(1e-6).sqrt()
 
 
 def mean_square_correlation(z: Tensor) -> Tensor:
