@@ -182,8 +182,8 @@ def _resampled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Proble
     others.append((15, _independent))
     weights = torch.tensor([float(weight) for weight, _ in others])
     x, y, mi = others[int(torch.multinomial(weights, 1))][1](b, distinct, dx, dy, device)
-    again = torch.randint(distinct, (n,), device=device)  # or all of them, as often as it goes
-    row = again if chance(0.5) else torch.arange(n, device=device) % distinct
+    drawn = chance(0.5)  # or all of them, as often as it goes
+    row = torch.randint(distinct, (n,), device=device) if drawn else torch.arange(n, device=device) % distinct
     return Problem(x[:, row], y[:, row], mi)
 
 
