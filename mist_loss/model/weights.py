@@ -31,7 +31,7 @@ WEIGHTS, CHECKSUM = "model.safetensors", "model.safetensors.sha256"  # of a fold
 
 # name -> (file in the pretrained folder, sha256)
 REGISTRY: dict[str, tuple[str, str]] = {
-    "mist-base": ("mist-base.safetensors", "65776ee07a70a7ae61ce36d9215e548df1d6114ce031aea5b497e16eb9b50f1a"),
+    "mist-base": ("mist-base.safetensors", "0a5e0b3552389cac9c6a0f9a017fb07b8e5d42848d72869e96de734112c87077"),
     "mist-paper": ("mist-paper.safetensors", "9d1811d307564482d144491298060b98b8fc3b241412d4c5f11ae46fb7a9586d"),
 }
 
