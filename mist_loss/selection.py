@@ -52,9 +52,9 @@ def mutual_info(
 
 
 def encode_target(y: np.ndarray, discrete: bool | None) -> np.ndarray:
-    """A target (n,) or (n, q) as numbers (n, k): itself, or an indicator for each label but one; see ``mutual_info``.
+    """A target (n,) or (n, q) as numbers (n, k): itself, or an indicator for each label; see ``mutual_info``.
 
-    The last indicator follows from the others. With it, as collinear columns, the estimate for two labels is halved.
+    Of two labels one indicator says all. Of more, leaving one out would make the estimate depend on which.
     """
     table = y[:, None] if y.ndim == 1 else y
     if (table == table[:1]).all():
@@ -77,7 +77,7 @@ def encode_target(y: np.ndarray, discrete: bool | None) -> np.ndarray:
             )
     if not discrete:
         return table.astype(np.float64)
-    return OneHotEncoder(sparse_output=False, drop="first").fit_transform(table)
+    return OneHotEncoder(sparse_output=False, drop="if_binary").fit_transform(table)
 
 
 def _by_feature(X: np.ndarray, target: np.ndarray, model: str | Path | MIST) -> np.ndarray:

@@ -82,7 +82,7 @@ def test_a_dead_pair_comes_to_life():
         second.weight.copy_(torch.eye(4)[[0, 3]])
     criterion = MISTCriterion()
     optimizer = torch.optim.Adam([*first.parameters(), *second.parameters()], lr=0.03)
-    for _ in range(240):
+    for _ in range(400):  # 240 are enough for 33 of 34 seeds
         x = torch.randn(256, 4)
         y = rho * x + (1 - rho**2).sqrt() * torch.randn(256, 4)
         optimizer.zero_grad()
