@@ -30,12 +30,17 @@ def facing_features(x: Tensor, y: Tensor, zx: Tensor, zy: Tensor, pairs: int) ->
         pairs: how many, at most.
 
     Returns:
-        u and v (b, n, k) of unit variance, and their correlations (b, k) in [0, 1], with k = min(pairs, dx, dy).
+        u and v (b, n, k) of unit variance, and their correlations (b, k) in [0, 1], with k = min(pairs, dx, dy). Where
+        no set has levels, and that may be looked at, u and v are (b, 1, k): one row of zeros says what n would.
     """
     n, dx, dy = x.shape[1], x.shape[2], y.shape[2]
+    levels = (repeats(x.mT)[0] > LEAST)[:, :, None] | (repeats(y.mT)[0] > LEAST)[:, None]
+    # looking at values would stall another device, and break a compiled graph
+    if x.device.type == "cpu" and not torch.compiler.is_compiling() and not levels.any():
+        none = x.new_zeros(len(x), 1, min(pairs, dx, dy))
+        return none, none, none[:, 0]
     sx, sy = (standard_score(z) for z in (zx, zy))
     cross = sx.mT @ sy / n
-    levels = (repeats(x.mT)[0] > LEAST)[:, :, None] | (repeats(y.mT)[0] > LEAST)[:, None]
     strength = torch.where(levels, cross.abs(), -1.0)
     chosen = []
     for _ in range(min(pairs, dx, dy)):

@@ -30,8 +30,8 @@ class Summary(NamedTuple):
     """What the network sees of a set.
 
     vector: (b, s); tokens: (b, t, f), first the canonical pairs, then the pairs of products, of products of one
-    side with the other, of independent components, of features that have levels, of the radii, and of differences of
-    near rows;
+    side with the other, of independent components, of the radii, of differences of near rows, and of features that have
+    levels;
     u, v: (b, n, m) canonical coordinates; radii: (b, n, 2) normal scores of the lengths of the whitened rows.
     """
 
@@ -77,12 +77,13 @@ def summarize(
     if independent_pairs:
         frames.append((independent(linear, independent_pairs), independent_pairs, INDEPENDENT))
     kinds = [Facing(c.u[..., :most], c.v[..., :most], c.rho[:, :most], marks) for c, most, marks in frames]
-    if feature_pairs:
-        kinds.append(Facing(*facing_features(x, y, zx, zy, feature_pairs), FEATURE))
     tokens = pair_tokens([*kinds, Facing(radii[..., :1], radii[..., 1:], radial_rho, RADIUS)])
     if near_pairs:
         apart = near(linear, near_pairs)
         tokens = torch.cat([tokens, pair_tokens([Facing(apart.u, apart.v, apart.rho, NEAR)])], dim=1)
+    if feature_pairs:  # of other rows where there are none to be shown
+        shown = Facing(*facing_features(x, y, zx, zy, feature_pairs), FEATURE)
+        tokens = torch.cat([tokens, pair_tokens([shown])], dim=1)
     gate = 1 / (1 + (n / (4 * (dx + dy))) ** 4)
     vector = torch.cat(
         [

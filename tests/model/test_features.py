@@ -78,6 +78,14 @@ def test_as_many_tokens_as_asked_for_at_most(pairs):
     assert not (without[..., -3:] == 1).all(-1).any()
 
 
+def test_sets_without_levels_say_the_same_beside_others():
+    torch.manual_seed(0)
+    x, levels = torch.randn(1, 200, 3), torch.randn(1, 200, 3).round()
+    alone = summarize(x, x, 4096, 0, 0, 0, 3, False).tokens
+    beside = summarize(torch.cat([x, levels]), torch.cat([x, levels]), 4096, 0, 0, 0, 3, False).tokens
+    torch.testing.assert_close(alone[0], beside[0])
+
+
 def test_they_carry_no_gradient():
     x, y = rounded()
     x = (x + 1e-3 * x.abs()).requires_grad_()
