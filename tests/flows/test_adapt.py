@@ -24,6 +24,8 @@ from mist_loss.training.stream import group
 
 FAST: dict[str, Any] = {"rows": (16, 24), "replay": 0.0, "mixture": "paper", "checkpoint_minutes": 0.0}
 CONFIG = FinetuneConfig(steps=5, groups=2, warmup=2)
+# copies of a network lie elsewhere in memory, and where decides in which order sums are taken
+ROUNDING = {"rtol": 1e-6, "atol": 1e-6}
 
 
 @pytest.fixture(autouse=True)
@@ -240,9 +242,10 @@ def test_nothing_is_forgotten_of_other_widths(model, x, tmp_path):
         loaded, criterion = MIST.from_pretrained(result.path), MISTCriterion(model=result.model)
         for adapted in (result.model, loaded, criterion.model, anew.model):
             for sides in ((wide, narrow), (own, narrow)):
-                assert torch.equal(adapted(*sides), model(*sides))
-        assert not torch.equal(result.model(own, own), model(own, own))
-        assert torch.equal(anew.model(own, own), model(own, own))  # of three features now, and no longer of two
+                torch.testing.assert_close(adapted(*sides), model(*sides), **ROUNDING)
+        assert not torch.allclose(result.model(own, own), model(own, own), rtol=1e-3)
+        # of three features now, and no longer of two
+        torch.testing.assert_close(anew.model(own, own), model(own, own), **ROUNDING)
 
 
 def test_what_is_kept_is_not_trained(model, x):
