@@ -179,7 +179,7 @@ def _resampled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Proble
     """
     distinct = max(8, int(n * (0.1 + 0.9 * float(torch.rand(())))))
     others = [entry for name, entry in BROADER.items() if name not in ("resampled", "independent")]
-    others.append((15, _independent))
+    others.append((15, _independent))  # more often than by itself: copies look most like dependence where there is none
     weights = torch.tensor([float(weight) for weight, _ in others])
     x, y, mi = others[int(torch.multinomial(weights, 1))][1](b, distinct, dx, dy, device)
     drawn = chance(0.5)  # or all of them, as often as it goes

@@ -10,9 +10,8 @@ from torch import Tensor
 from mist_loss.model.frontend import standard_score
 from mist_loss.model.repeats import repeats
 
-LEAST = (
-    0.02  # chance that two rows agree from which a feature has levels: those of 50 even ones, or a hole of a seventh
-)
+# chance that two rows agree from which a feature has levels: fifty even ones, or a hole of a seventh of the rows
+LEAST = 0.02
 
 
 @torch.no_grad()

@@ -81,7 +81,7 @@ def summarize(
     if near_pairs:
         apart = near(linear, near_pairs)
         tokens = torch.cat([tokens, pair_tokens([Facing(apart.u, apart.v, apart.rho, NEAR)])], dim=1)
-    if feature_pairs:  # of other rows where there are none to be shown
+    if feature_pairs:  # a call of its own, since it is of one row where nothing has levels
         shown = Facing(*facing_features(x, y, zx, zy, feature_pairs), FEATURE)
         tokens = torch.cat([tokens, pair_tokens([shown])], dim=1)
     gate = 1 / (1 + (n / (4 * (dx + dy))) ** 4)
