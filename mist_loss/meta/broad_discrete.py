@@ -139,6 +139,8 @@ def present(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     """Bits, rare or fair, and numbers that are zero where they are absent: masks, clicks, counts, hash codes."""
     m, pairs = max(dx, dy), min(dx, dy)
     rare = torch.exp(uniform(b, math.log(0.02), 0.0, device))[:, None]
+    if chance(0.4):  # most are there, as of entries that are masked or missing
+        rare = uniform(b, 0.4, 1.0, device)[:, None]
     fair = chance(0.3)
 
     def chances() -> Tensor:
@@ -205,8 +207,17 @@ def _joint(b: int, m: int, classes: list[int], device: torch.device) -> Tensor:
 
 
 def _padded_rho(b: int, dx: int, dy: int, device: torch.device) -> Tensor:
-    """(b, max(dx, dy)) correlations, zero where one of the sides has no column left."""
-    rho = random_rho(b, min(dx, dy), device, extreme=0.05)
+    """(b, max(dx, dy)) correlations, zero where one of the sides has no column left.
+
+    Half of the sets are strong: levels hide much of what numbers share, and weights that had seen few such sets read
+    them as numbers, at twice the nats.
+    """
+    m = min(dx, dy)
+    pairs = torch.arange(m, device=device) < torch.randint(1, m + 1, (b, 1), device=device)
+    weak = torch.rand(b, m, device=device) < 0.2
+    nats = 2.5 * torch.rand(b, 1, device=device) * torch.where(weak, 0.2, 1.0) * pairs
+    strong = (1 - torch.exp(-2 * nats)).sqrt()
+    rho = torch.where(torch.rand(b, 1, device=device) < 0.5, strong, random_rho(b, m, device, extreme=0.05))
     return torch.nn.functional.pad(rho, (0, abs(dx - dy)))
 
 

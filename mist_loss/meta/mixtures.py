@@ -96,6 +96,6 @@ MIXTURES: dict[str, Mixture] = {
         equal=0.5,
         equal_dims=(1, 34),
         wide=0.08,
-        small=0.18,
+        small=0.26,
     ),
 }
