@@ -109,6 +109,8 @@ def _functional(b: int, n: int, dx: int, dy: int, device: torch.device) -> Probl
     inputs = 2 if kind is functions.PAIRED else 1
     most = min(dx // inputs, dy, 64 if kind is functions.MONOTONE else 3)
     m = 1 + int(most * float(torch.rand(())) ** 2)  # few more often than many
+    if kind is functions.MONOTONE and chance(0.3):
+        m = most  # as of two sides that face each other feature by feature
     scale = functions.draw_scale(b, m, device)
     x, y, mi = functions.noisy_function(choice(list(kind)), choice(list(functions.NOISES)), scale, n)
     x, y = (torch.cat([t, torch.randn(b, n, d - t.shape[2], device=device)], dim=2) for t, d in ((x, dx), (y, dy)))
@@ -242,7 +244,7 @@ BROADER: dict[str, tuple[float, Family]] = BROAD | {
     "warped": (10, _warped),
     "curved": (3, _curved),
     "near": (3, _near),
-    "functional": (16, _functional),
+    "functional": (30, _functional),
     "ordinal": (24, broad_discrete.ordinal),
     "present": (20, broad_discrete.present),
     "tables": (14, broad_discrete.tables),

@@ -139,7 +139,7 @@ def present(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     """Bits, rare or fair, and numbers that are zero where they are absent: masks, clicks, counts, hash codes."""
     m, pairs = max(dx, dy), min(dx, dy)
     rare = torch.exp(uniform(b, math.log(0.02), 0.0, device))[:, None]
-    if chance(0.4):  # most are there, as of entries that are masked or missing
+    if chance(0.5):  # most are there, as of entries that are masked or missing
         rare = uniform(b, 0.4, 1.0, device)[:, None]
     fair = chance(0.3)
 
@@ -156,7 +156,7 @@ def present(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     together = together * active * (1 if chance(0.8) else -1)
     rho = _padded_rho(b, dx, dy, device)
     there_x, there_y, x, y, mi = atoms.present_pairs(atoms.presence(p, q, together), rho, n)
-    bits = chance(0.5)
+    bits = chance(0.35)
     total = mi[0 if bits else 1, :, :pairs].sum(1)
     if bits:
         x, y = torch.ones_like(x), torch.ones_like(y)
@@ -202,7 +202,7 @@ def _joint(b: int, m: int, classes: list[int], device: torch.device) -> Tensor:
         weights = torch.distributions.Gamma(evenness.expand_as(independent), torch.ones_like(independent)).sample()
         dependent = (weights + 1e-6) * independent
         dependent = dependent / dependent.sum((-2, -1), keepdim=True)
-    share = torch.rand(b, 1, 1, 1, device=device) * (torch.rand(b, 1, 1, 1, device=device) < 0.7)
+    share = torch.rand(b, 1, 1, 1, device=device) ** 0.5 * (torch.rand(b, 1, 1, 1, device=device) < 0.7)
     return (1 - share) * independent + share * dependent
 
 

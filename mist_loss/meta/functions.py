@@ -72,6 +72,19 @@ def _sigmoid(g: Tensor, p: Tensor) -> Tensor:
     return torch.tanh((0.5 + 3 * p[0]) * g[..., 0] + 2 * p[1] - 1)
 
 
+def _hinge(g: Tensor, p: Tensor) -> Tensor:
+    t = g[..., 0]
+    return (t - 2 * p[1] + 1).clamp_min(0) + (p[0] - 0.5).clamp_min(0) * t  # flat on the left half of the time
+
+
+def _exponential(g: Tensor, p: Tensor) -> Tensor:
+    return torch.exp((0.3 + 0.7 * p[0]) * g[..., 0])
+
+
+def _power(g: Tensor, p: Tensor) -> Tensor:
+    return g[..., 0].sign() * g[..., 0].abs() ** (0.4 + 2.6 * p[0])
+
+
 def _even(g: Tensor, p: Tensor) -> Tensor:
     return (g[..., 0] + (p[1] - 0.5) * (p[1] > 0.3)).abs() ** (0.7 + 2 * p[0])
 
@@ -93,7 +106,14 @@ def _length(g: Tensor, p: Tensor) -> Tensor:
     return (g.square().sum(-1)) ** (0.3 + 0.5 * p[0])
 
 
-MONOTONE: dict[str, Function] = {"line": _line, "one-sided": _one_sided, "sigmoid": _sigmoid}
+MONOTONE: dict[str, Function] = {
+    "line": _line,
+    "one-sided": _one_sided,
+    "sigmoid": _sigmoid,
+    "hinge": _hinge,
+    "exponential": _exponential,
+    "power": _power,
+}
 FOLDED: dict[str, Function] = {"even": _even, "cubic": _cubic, "wave": _wave}
 PAIRED: dict[str, Function] = {"product": _product, "length": _length}
 FUNCTIONS = MONOTONE | FOLDED | PAIRED

@@ -17,8 +17,8 @@ class Mixture:
     """A meta-distribution.
 
     families: (weight, family) by name; rows and dims: inclusive ranges; equal: share of shapes with dx = dy, drawn
-    evenly from ``equal_dims``; wide: share with dx = dy beyond those; small: share with dx and dy even in 1 to SMALL,
-    where most of what people measure column by column lies; the other shapes draw dx and dy on a log scale, each alone.
+    evenly from ``equal_dims``; wide: share with dx = dy beyond those; small: share with dx and dy in 1 to SMALL, 1 more often than
+    not, where most of what people measure column by column lies; the other shapes draw dx and dy on a log scale, each alone.
     """
 
     families: dict[str, tuple[float, Family]]
@@ -38,7 +38,7 @@ class Mixture:
             d = int(torch.randint(low, high + 1, ()))
             return n, d, d
         if kind < self.equal + self.wide + self.small:
-            dx, dy = torch.randint(1, SMALL + 1, (2,)).tolist()
+            dx, dy = (1 + int(SMALL * float(torch.rand(())) ** 2) for _ in range(2))
             return n, dx, dy
         return n, _log_uniform(*self.dims), _log_uniform(*self.dims)
 
@@ -93,9 +93,9 @@ MIXTURES: dict[str, Mixture] = {
         families=BROADER,
         rows=(10, 4096),
         dims=(1, 64),
-        equal=0.5,
+        equal=0.42,
         equal_dims=(1, 34),
         wide=0.08,
-        small=0.26,
+        small=0.35,
     ),
 }
