@@ -157,6 +157,24 @@ def ring_mi(deviation: float) -> float:
     return float(h - math.log(2 * math.pi * math.e * deviation**2))
 
 
+def label_mi(chances: np.ndarray) -> float:
+    """Of anything and a label, from the chances (points, labels) of the label at even points of the former."""
+    return entropy(chances.mean(0)) - float(np.mean([entropy(row) for row in chances]))
+
+
+def clayton_mi(theta: float, points: int = 2000) -> float:
+    """Of a pair of Clayton's copula: the mean log density, over quantiles of u and of v given u."""
+    q = (np.arange(points) + 0.5) / points
+    u, v = np.broadcast_to(q[:, None], (points, points)), _clayton_given(q[:, None], q[None], theta)
+    log_density = math.log1p(theta) - (1 + theta) * np.log(u * v) - (2 + 1 / theta) * np.log(u**-theta + v**-theta - 1)
+    return float(log_density.mean())
+
+
+def _clayton_given(u: np.ndarray, quantile: np.ndarray, theta: float) -> np.ndarray:
+    """The v of such a pair at a quantile of its distribution given u."""
+    return (u**-theta * (quantile ** (-theta / (1 + theta)) - 1) + 1) ** (-1 / theta)
+
+
 _RATING = np.array([-1.2, -0.4, 0.4, 1.2])
 _WHOLE, _QUARTER = np.arange(-6, 6) + 0.5, (np.arange(-20, 20) + 0.5) / 4
 
@@ -329,6 +347,70 @@ def _missing(g: np.random.Generator, n: int) -> _Sides:
     return np.hstack([x * kept, kept]), y
 
 
+def _hinges(g: np.random.Generator, n: int) -> _Sides:
+    x = g.normal(size=(n, 16))
+    return x, np.maximum(x, 0) + 0.3 * g.normal(size=(n, 16))
+
+
+def _exponentials(g: np.random.Generator, n: int) -> _Sides:
+    x = g.normal(size=(n, 4))
+    return x, np.exp(x) + 0.3 * g.normal(size=(n, 4))
+
+
+def _odds(x: np.ndarray) -> np.ndarray:
+    """Chance of a label whose log odds are 2 x."""
+    return 1 / (1 + np.exp(-2 * x))
+
+
+def _odds_mi() -> float:
+    chance = _odds(_normal_quantiles())
+    return label_mi(np.stack([chance, 1 - chance], axis=1))
+
+
+def _classified(g: np.random.Generator, n: int) -> _Sides:
+    """A label whose log odds are linear in five numbers."""
+    x = g.normal(size=(n, 5))
+    return x, g.random(n) < _odds(x.sum(1) / math.sqrt(5))
+
+
+def _region_chances(x: np.ndarray) -> np.ndarray:
+    """Softmax of 3 x w for three directions w in the plane, a third of a turn apart."""
+    turn = 2 * math.pi / 3 * np.arange(3)
+    weight = np.exp(3 * x @ np.stack([np.cos(turn), np.sin(turn)]))
+    return weight / weight.sum(1, keepdims=True)
+
+
+def _regions(g: np.random.Generator, n: int) -> _Sides:
+    x = g.normal(size=(n, 2))
+    return x, np.eye(3)[(g.random((n, 1)) > _region_chances(x).cumsum(1)[:, :2]).sum(1)]
+
+
+def _regions_mi() -> float:
+    z = _normal_quantiles(300)
+    return label_mi(_region_chances(np.stack(np.meshgrid(z, z), axis=-1).reshape(-1, 2)))
+
+
+def _clayton(g: np.random.Generator, n: int) -> _Sides:
+    u = g.random(n)
+    return u, _clayton_given(u, g.random(n), 2.0)
+
+
+def _numbers_and_bits(g: np.random.Generator, n: int) -> _Sides:
+    """Three numbers and two bits, of which one each moves y."""
+    numbers, bits = g.normal(size=(n, 3)), _bits(g, n, 2, 0.5)
+    return np.hstack([numbers, bits]), numbers[:, 0] + 3 * bits[:, 0] + 0.7 * g.normal(size=n)
+
+
+def _numbers_and_bits_mi() -> float:
+    z = _normal_quantiles(1000)
+    return function_mi(np.concatenate([z, z + 3]), 0.7, np.linspace(-8, 11, 8001))
+
+
+def _sum_of_fifty(g: np.random.Generator, n: int) -> _Sides:
+    x = g.normal(size=(n, 50))
+    return x, x.sum(1) / math.sqrt(50) + 0.5 * g.normal(size=n)
+
+
 def _bit_mi(flip: float) -> float:
     return math.log(2) - entropy(np.array([flip, 1 - flip]))
 
@@ -391,9 +473,16 @@ CASES: tuple[Case, ...] = (
         lambda: 8 * _noisy_mi(np.square, 0.3)(),
         _squares,
     ),
+    Case("sixteen hinges", lambda: 16 * _noisy_mi(lambda x: np.maximum(x, 0), 0.3)(), _hinges),
+    Case("four exponentials", lambda: 4 * _noisy_mi(np.exp, 0.3)(), _exponentials),
     Case("counts", lambda: poisson_mi(lambda x: np.exp(1 + 0.7 * x), 200), _counted, held_out=True),
     Case("scatter", _scattered_mi, _scattered, held_out=True),
     Case("angle and circle", lambda: ring_mi(0.1), _circle, held_out=True),
     Case("parity", lambda: _bit_mi(0.1), _parity, held_out=True),
     Case("missing values", lambda: 3 * 0.7 * gaussian(0.9), _missing, held_out=True),
+    Case("odds of a label", _odds_mi, _classified, held_out=True),
+    Case("three regions", _regions_mi, _regions, held_out=True),
+    Case("extremes together", lambda: clayton_mi(2.0), _clayton, held_out=True),
+    Case("numbers and bits", _numbers_and_bits_mi, _numbers_and_bits, held_out=True),
+    Case("sum of fifty", lambda: 0.5 * math.log(5), _sum_of_fifty, held_out=True),
 )

@@ -17,8 +17,9 @@ class Mixture:
     """A meta-distribution.
 
     families: (weight, family) by name; rows and dims: inclusive ranges; equal: share of shapes with dx = dy, drawn
-    evenly from ``equal_dims``; wide: share with dx = dy beyond those; small: share with dx and dy in 1 to SMALL, 1 more often than
-    not, where most of what people measure column by column lies; the other shapes draw dx and dy on a log scale, each alone.
+    evenly from ``equal_dims``; wide: share with dx = dy beyond those; small: share with dx and dy in 1 to SMALL, 1 more
+    often than not, where most of what people measure column by column lies; the other shapes draw dx and dy on a log
+    scale, each alone.
     """
 
     families: dict[str, tuple[float, Family]]

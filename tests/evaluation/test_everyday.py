@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from mist_loss.evaluation import everyday, tables
 from mist_loss.evaluation.results import Result
@@ -52,6 +53,36 @@ def test_a_fine_ring_has_the_information_of_the_angle_along_it():
     """Close by, the circle is a line: of the angle, the part of the noise along it is seen."""
     s = 0.01
     assert everyday.ring_mi(s) == pytest.approx(math.log(2 * math.pi / (s * math.sqrt(2 * math.pi * math.e))), abs=0.01)
+
+
+def test_a_label_that_is_told_shares_its_entropy():
+    assert everyday.label_mi(np.eye(3)[[0, 1, 2, 2]]) == pytest.approx(1.5 * math.log(2))
+    assert everyday.label_mi(np.full((4, 3), 1 / 3)) == pytest.approx(0)
+
+
+def test_clayton_pairs_have_the_rank_correlation_of_their_copula():
+    """Kendall's tau is theta / (theta + 2); little shared at small theta, and the truth by a histogram."""
+    case = next(case for case in everyday.CASES if case.name == "extremes together")
+    u, v = case.draw(np.random.default_rng(0), 1_000_000)
+    assert stats.kendalltau(u[:20_000], v[:20_000]).statistic == pytest.approx(0.5, abs=0.01)
+    assert everyday.clayton_mi(1e-3) == pytest.approx(0, abs=1e-3)
+    joint = np.histogram2d(u, v, 60, [[0, 1], [0, 1]])[0] / len(u)
+    assert everyday.table_mi(joint) == pytest.approx(case.mi(), abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["odds of a label", "three regions", "numbers and bits"])
+def test_truths_by_the_cells_of_what_matters(name):
+    case = next(case for case in everyday.CASES if case.name == name)
+    x, y = (np.asarray(t, dtype=float).reshape(1_000_000, -1) for t in case.draw(np.random.default_rng(0), 1_000_000))
+    if name == "odds of a label":
+        joint = np.histogram2d(x.sum(1), y[:, 0], [200, 2])[0]
+    elif name == "three regions":
+        cell = np.digitize(x, np.linspace(-3, 3, 60)) @ [61, 1]
+        joint = np.histogram2d(cell, y.argmax(1), [np.arange(61 * 61 + 1), 3])[0]
+    else:
+        known = np.digitize(x[:, 0], np.linspace(-3, 3, 60)) + 61 * x[:, 3]
+        joint = np.histogram2d(known, np.digitize(y[:, 0], np.linspace(-5, 8, 60)), [np.arange(123), np.arange(62)])[0]
+    assert everyday.table_mi(joint / len(x)) == pytest.approx(case.mi(), abs=0.02)
 
 
 def test_items_are_repeatable_and_each_of_its_place():
