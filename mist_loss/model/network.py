@@ -32,8 +32,9 @@ class MISTConfig:
     width: of the residual head; set_width: of the attention blocks; mixed_pairs: pairs of a product of one side and a
     direction of the other that become tokens, each way; independent_pairs: leading canonical pairs that become tokens
     once more, as independent components; near_pairs: leading canonical pairs in which near rows are compared;
-    feature_pairs: pairs of features with levels that become tokens as they are. Each of these four may be 0: there are
-    no such tokens then; repeats: whether the network is told how often values repeat.
+    feature_pairs: pairs of features with levels that become tokens as they are; source_pairs: pairs of a source of one
+    side and a direction of the other. Each of these five may be 0: there are no such tokens then; repeats: whether the
+    network is told how often values repeat.
 
     Raises:
         ValueError: a size is no whole number or too small, a range is no pair in order, or the heads of the attention
@@ -50,6 +51,7 @@ class MISTConfig:
     independent_pairs: int = 8
     near_pairs: int = 16
     feature_pairs: int = 8
+    source_pairs: int = 16
     repeats: bool = True
 
     def __post_init__(self) -> None:
@@ -67,9 +69,9 @@ class MISTConfig:
             raise ValueError(f"expected set_width as a multiple of {HEADS}, the heads, got {self.set_width}")
 
     @property
-    def seen(self) -> tuple[int, int, int, int, int, bool]:
+    def seen(self) -> tuple[int, int, int, int, int, int, bool]:
         """What ``mist_loss.model.statistics.summarize`` is asked for."""
-        pairs = self.mixed_pairs, self.independent_pairs, self.near_pairs, self.feature_pairs
+        pairs = self.mixed_pairs, self.independent_pairs, self.near_pairs, self.feature_pairs, self.source_pairs
         return self.rows[1], *pairs, self.repeats
 
 

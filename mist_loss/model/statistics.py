@@ -16,6 +16,7 @@ from mist_loss.model.frontend import Canonical, align, gaussianize, standard_sco
 from mist_loss.model.independence import independent
 from mist_loss.model.neighbours import near
 from mist_loss.model.repeats import repeat_summary
+from mist_loss.model.sources import facing_sources
 
 PAIRS = 32  # facing pairs that become tokens
 CAPS = (0.9999, 0.95, 0.7)  # of the Gaussian terms of a token
@@ -23,15 +24,15 @@ CORRELATION = 1 + len(CAPS)  # leading entries of a token, which may carry gradi
 QUADRATIC = 4  # leading coordinates whose products are aligned a second time
 # marks of the kinds of token
 LINEAR, PRODUCT, RADIUS, BETWEEN, INDEPENDENT, NEAR = (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 0)
-FEATURE = (1, 1, 1)
+FEATURE, SOURCE = (1, 1, 1), (0, 0, 0)
 
 
 class Summary(NamedTuple):
     """What the network sees of a set.
 
     vector: (b, s); tokens: (b, t, f), first the canonical pairs, then the pairs of products, of products of one
-    side with the other, of independent components, of the radii, of differences of near rows, and of features that have
-    levels;
+    side with the other, of independent components, of the sources of a side, of the radii, of differences of near rows,
+    and of features that have levels;
     u, v: (b, n, m) canonical coordinates; radii: (b, n, 2) normal scores of the lengths of the whitened rows.
     """
 
@@ -50,6 +51,7 @@ def summarize(
     independent_pairs: int,
     near_pairs: int,
     feature_pairs: int,
+    source_pairs: int,
     repeats: bool,
 ) -> Summary:
     """Run the front end and summarise what it gives.
@@ -62,6 +64,7 @@ def summarize(
         independent_pairs: leading canonical pairs that are described once more as independent components.
         near_pairs: leading canonical pairs in which near rows are found and compared.
         feature_pairs: of features with levels that face each other as they are.
+        source_pairs: of a source of one side and a direction of the other.
         repeats: whether the vector says how often values repeat.
     """
     n, dx, dy = x.shape[1], x.shape[2], y.shape[2]
@@ -77,6 +80,8 @@ def summarize(
     if independent_pairs:
         frames.append((independent(linear, independent_pairs), independent_pairs, INDEPENDENT))
     kinds = [Facing(c.u[..., :most], c.v[..., :most], c.rho[:, :most], marks) for c, most, marks in frames]
+    if source_pairs:
+        kinds.append(Facing(*facing_sources(x, y, source_pairs), SOURCE))
     tokens = pair_tokens([*kinds, Facing(radii[..., :1], radii[..., 1:], radial_rho, RADIUS)])
     if near_pairs:
         apart = near(linear, near_pairs)

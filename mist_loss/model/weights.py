@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FORMAT = "mist-loss-1"
 # sizes that may be 0, and are where a file does not say
-OPTIONAL = ("mixed_pairs", "independent_pairs", "near_pairs", "feature_pairs")
+OPTIONAL = ("mixed_pairs", "independent_pairs", "near_pairs", "feature_pairs", "source_pairs")
 WEIGHTS, CHECKSUM = "model.safetensors", "model.safetensors.sha256"  # of a folder
 
 # name -> (file in the pretrained folder, sha256)
