@@ -7,11 +7,11 @@ alike, no canonical frame tells one from another. The side itself does, where it
 import torch
 from torch import Tensor
 
-from mist_loss.model.frontend import align, gaussianize, standard_score
+from mist_loss.model.frontend import align, gaussianize, standard_score, standardize
 from mist_loss.model.independence import components, contrast
 
 LEADING = 16  # canonical pairs that are searched, at most
-FAR = 10.0  # mean absolute deviations from which a row is no further away: single rows should not decide
+FAR = 10.0  # mean absolute deviations from which a value is no further away: single rows should not decide
 STEPS = 10
 # of an odd part beside the even one, which is blind to one-sided sources; with as much again, even ones are found late
 SKEW = 0.5
@@ -33,7 +33,7 @@ def facing_sources(x: Tensor, y: Tensor, pairs: int) -> tuple[Tensor, Tensor, Te
         u and v (b, n, k) of unit variance, of x and of y, and their correlations (b, k) in [0, 1], largest first, with
         k = min(pairs, LEADING, dx, dy).
     """
-    linear = align(x.clamp(-FAR, FAR), y.clamp(-FAR, FAR))
+    linear = align(_without_far(x), _without_far(y))
     b, n, k = len(x), x.shape[1], min(LEADING, linear.rho.shape[1])
     sides, rho = torch.cat([linear.u[..., :k], linear.v[..., :k]]), linear.rho[:, :k]
     rotation = components(sides, STEPS, SKEW)
@@ -50,3 +50,10 @@ def facing_sources(x: Tensor, y: Tensor, pairs: int) -> tuple[Tensor, Tensor, Te
     v = torch.where((u * v).sum(1) < 0, -1.0, 1.0)[:, None] * v
     sign = torch.where((u**3 + v**3).sum(1) < 0, -1.0, 1.0)[:, None]
     return sign * u, sign * v, rho[:, :pairs]
+
+
+def _without_far(side: Tensor) -> Tensor:
+    """A standardised side (b, n, d) whose far values are nearer; deviations without them are what far is judged by."""
+    for _ in range(2):
+        side = standardize(side.clamp(-FAR, FAR))
+    return side.clamp(-FAR, FAR)
