@@ -141,8 +141,11 @@ class MIAuditor:
 
     def _audit(self) -> Audit:
         with torch.no_grad():
-            x, y = self.codes()
-            x, y, single = paired_sets(x, y, min_rows=MIN_ROWS)
+            codes = self.codes()
+            if not isinstance(codes, tuple | list) or len(codes) != 2:
+                got = f"{len(codes)} things" if isinstance(codes, tuple | list) else type(codes).__name__
+                raise ValueError(f"expected codes() to return the two held-out codes (x, y), got {got}")
+            x, y, single = paired_sets(*codes, min_rows=MIN_ROWS)
         x, y = x.detach(), y.detach()
         if not single:
             raise ValueError(f"expected held-out codes of shape (n, d), got {tuple(x.shape)}: audit one set at a time")

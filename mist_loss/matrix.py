@@ -14,7 +14,7 @@ from torch import Tensor
 from mist_loss.estimate import Estimate, estimate_mi
 from mist_loss.files import replacing, write_text
 from mist_loss.model.network import MIST
-from mist_loss.validation import refuse_masked
+from mist_loss.validation import as_floats
 
 ROWS_AT_ONCE = 1 << 16  # of the sets between two reports of progress, and in the memory of a GPU
 
@@ -45,7 +45,10 @@ def mi_matrix(
     first = _columns("x", x)
     second = first if y is None else _columns("y", y)
     if first.shape[1] != second.shape[1]:
-        raise ValueError(f"expected as many rows in x as in y, got {first.shape[1]} and {second.shape[1]}")
+        raise ValueError(
+            f"expected as many rows in x as in y, got {first.shape[1]} and {second.shape[1]}: "
+            "row i of x and row i of y must be one joint observation"
+        )
     p, q = len(first), len(second)
     rows, cols = torch.triu_indices(p, p, 1) if y is None else torch.cartesian_prod(torch.arange(p), torch.arange(q)).T
     count = max(1, ROWS_AT_ONCE // max(1, first.shape[1]))
@@ -67,19 +70,26 @@ def mi_matrix(
 
 def _columns(name: str, sample: ArrayLike) -> Tensor:
     """(d, n) float64, of a sample (n, d)."""
-    refuse_masked(name, sample)
-    array = np.asarray(sample.detach().cpu().double() if isinstance(sample, Tensor) else sample, dtype=np.float64)
+    array = as_floats(name, sample)
     if array.ndim != 2:
         raise ValueError(f"expected {name} of shape (n, d), got {array.shape}: a single feature is {name}[:, None]")
-    columns = torch.from_numpy(array.T.copy())
-    bad = (~torch.isfinite(columns)).sum(1)
+    refuse_missing(array, [f"{name}[:, {i}]" for i in range(array.shape[1])])
+    return torch.from_numpy(array.T.copy())
+
+
+def refuse_missing(array: np.ndarray, names: list[str]) -> None:
+    """Refuse columns (n, d) of these names where a value is NaN or infinite.
+
+    Raises:
+        ValueError: one is.
+    """
+    bad = (~np.isfinite(array)).sum(0)
     if bad.any():
-        worst, where = int(bad.argmax()), int((bad > 0).sum())
+        worst = int(bad.argmax())
         raise ValueError(
-            f"expected finite values, got {int(bad.sum())} NaN or infinite in {where} of {len(bad)} columns "
-            f"of {name}, most in {name}[:, {worst}] ({int(bad[worst])}): drop those rows, or leave out those columns"
+            f"expected finite values, got {bad.sum()} NaN or infinite in {(bad > 0).sum()} of {len(bad)} columns, "
+            f"most in {names[worst]} ({bad[worst]}): drop those rows, or leave out those columns"
         )
-    return columns
 
 
 def to_csv(values: Tensor, rows: list[str], columns: list[str]) -> str:

@@ -11,7 +11,7 @@ from mist_loss import labels
 from mist_loss.estimate import estimate_mi
 from mist_loss.matrix import ROWS_AT_ONCE
 from mist_loss.model.network import MIST
-from mist_loss.validation import MIN_ROWS, refuse_masked
+from mist_loss.validation import MIN_ROWS, as_floats, refuse_masked
 
 try:
     from sklearn.base import BaseEstimator
@@ -43,12 +43,34 @@ def mutual_info(
         (d,) I(x_j; y) in nats, not negative.
 
     Raises:
-        ValueError: input that scikit-learn or ``estimate_mi`` refuses; a target that is the same in every row.
+        ValueError: input that scikit-learn or ``estimate_mi`` refuses; a target that is the same in every row, or
+            missing in some.
+        TypeError: a sparse X, which scikit-learn refuses.
     """
-    refuse_masked("X", X)
-    refuse_masked("y", y)
+    _check_kinds(X, y)
     features, target = check_X_y(X, y, multi_output=True, ensure_min_samples=MIN_ROWS)
-    return _by_feature(np.asarray(features), encode_target(np.asarray(target), discrete_target), model)
+    return _by_feature(as_floats("X", features), encode_target(np.asarray(target), discrete_target), model)
+
+
+def _check_kinds(X: ArrayLike, y: ArrayLike) -> None:
+    """Refuse what scikit-learn lets through: masks, sparse targets, labels that are missing.
+
+    Raises:
+        ValueError: one is there.
+    """
+    for name, side in (("X", X), ("y", y)):
+        if isinstance(side, np.ma.MaskedArray):
+            refuse_masked(name, side)
+    if hasattr(y, "toarray"):
+        raise ValueError("expected y as a dense array, got a sparse one: give y.toarray()")
+    cells = np.asarray(y)
+    if cells.dtype.kind == "O" and cells.ndim and (missing := sum(map(_is_missing, cells.flat))):
+        raise ValueError(f"expected a label in every row of y, got {missing} missing: drop those rows of X and y")
+
+
+def _is_missing(cell: object) -> bool:
+    # pandas' NA is no truth value when compared with itself
+    return cell is None or type(cell).__name__ in ("NAType", "NaTType") or bool(cell != cell)
 
 
 def encode_target(y: np.ndarray, discrete: bool | None) -> np.ndarray:
@@ -56,6 +78,8 @@ def encode_target(y: np.ndarray, discrete: bool | None) -> np.ndarray:
 
     Of two labels one indicator says all. Of more, leaving one out would make the estimate depend on which.
     """
+    if discrete is not None and not isinstance(discrete, bool | np.bool_):
+        raise ValueError(f"expected discrete_target to be True, False or None, got {discrete!r}")
     table = y[:, None] if y.ndim == 1 else y
     if (table == table[:1]).all():
         raise ValueError(
@@ -77,7 +101,10 @@ def encode_target(y: np.ndarray, discrete: bool | None) -> np.ndarray:
             )
     if not discrete:
         return table.astype(np.float64)
-    return OneHotEncoder(sparse_output=False, drop="if_binary").fit_transform(table)
+    try:
+        return OneHotEncoder(sparse_output=False, drop="if_binary").fit_transform(table)
+    except TypeError as error:
+        raise ValueError(f"expected labels of one type, got several ({error}): use y.astype(str)") from error
 
 
 def _by_feature(X: np.ndarray, target: np.ndarray, model: str | Path | MIST) -> np.ndarray:
@@ -140,8 +167,9 @@ class MISTEstimator(BaseEstimator):
         return estimate_mi(features, target, self.level, self.model).value.item()
 
     def _validated(self, X: ArrayLike, y: ArrayLike, reset: bool) -> tuple[np.ndarray, np.ndarray]:
+        _check_kinds(X, y)
         features, target = validate_data(self, X, y, multi_output=True, ensure_min_samples=MIN_ROWS, reset=reset)
-        return features.astype(np.float64), encode_target(target, self.discrete_target)
+        return as_floats("X", features), encode_target(target, self.discrete_target)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

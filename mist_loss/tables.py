@@ -46,7 +46,10 @@ def load(path: Path) -> Columns:
         )
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    return READERS[path.suffix](path)
+    columns = READERS[path.suffix](path)
+    if not columns:
+        raise ValueError(f"expected columns in {path.name}, got none: it is empty")
+    return columns
 
 
 def select(columns: Columns, specification: str) -> tuple[list[str], np.ndarray]:
@@ -81,16 +84,25 @@ def _numbers(name: str, column: ArrayLike) -> np.ndarray:
         for kind, what in (("c", "complex numbers"), ("m", "time spans"), ("M", "dates")):
             if kind in kinds:
                 raise TypeError(what)
-        if "U" in kinds and any("_" in str(cell) for cell in np.asarray(column).flat):
-            raise ValueError("digits with underscores")  # which Python reads as a number
-        if "U" in kinds and (empty := [i for i, cell in enumerate(np.asarray(column).flat, 1) if not cell.strip()]):
-            raise ValueError(f"a value is missing in row {empty[0]} and {len(empty) - 1} other(s)")
+        if kinds & {"U", "O"}:
+            _check_text(np.asarray(column))
         part = np.asarray(column, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"expected numbers in column {name!r}: {error}; remove or encode them first") from error
     if part.ndim not in (1, 2):
         raise ValueError(f"expected {name!r} of shape (n,) or (n, d), got {part.shape}: flatten each row first")
     return part[:, None] if part.ndim == 1 else part
+
+
+def _check_text(cells: np.ndarray) -> None:
+    """Refuse what Python reads as a number and nobody means so, and say which row is empty."""
+    texts = [(row, cell) for row, cell in enumerate(cells.flat, 1) if isinstance(cell, str | bytes)]
+    if any(isinstance(cell, bytes) for _, cell in texts):
+        raise TypeError("bytes")
+    if any("_" in cell for _, cell in texts):
+        raise ValueError("digits with underscores")
+    if empty := [row for row, cell in texts if not cell.strip()]:
+        raise ValueError(f"a value is missing in row {empty[0]} and {len(empty) - 1} other(s)")
 
 
 def _resolve(names: list[str], item: str) -> list[str]:

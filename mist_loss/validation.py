@@ -30,6 +30,31 @@ def as_tensor(sample: Tensor | np.ndarray) -> Tensor:
     return torch.from_numpy(sample.astype(sample.dtype.newbyteorder("="), order="C"))
 
 
+def as_floats(name: str, sample: Any) -> np.ndarray:
+    """An array-like of numbers as float64; nothing that NumPy would turn into numbers without a word.
+
+    Raises:
+        ValueError: masked, sparse or complex, times, text, cells that are missing or no numbers.
+    """
+    refuse_masked(name, sample)
+    if hasattr(sample, "toarray"):
+        raise ValueError(f"expected {name} as a dense array, got a sparse one: give .toarray()")
+    try:
+        array = np.asarray(sample.detach().cpu().double() if isinstance(sample, Tensor) else sample)
+        kinds = {array.dtype.kind, *(dtype.kind for dtype in getattr(sample, "dtypes", ()) if hasattr(dtype, "kind"))}
+        for kind, what in (("m", "time spans"), ("M", "times"), ("S", "bytes"), ("U", "text")):
+            if kind in kinds:
+                raise TypeError(what)
+        if array.dtype.kind == "O" and any(isinstance(cell, str | bytes) for cell in array.flat):
+            raise TypeError("text")
+        return np.asarray(array, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(
+            f"expected {name} of numbers, got something else ({error}): drop rows with missing values, give times as "
+            "numbers and labels as indicators, move tensors to a real device and make them dense"
+        ) from error
+
+
 def refuse_masked(name: str, sample: Any) -> None:
     """Arrays whose mask or imaginary part a conversion would drop without a word.
 
@@ -89,8 +114,8 @@ def check_rows(rows: int, least: int = MIN_ROWS) -> None:
     """
     if rows < least:
         raise ValueError(
-            f"expected at least {least} rows, got {rows}: pass a larger batch, "
-            "or gather rows from several steps or processes"
+            f"expected at least {least} rows, got {rows}: give more of them, in training by a larger batch or by rows "
+            "from several steps or processes"
         )
 
 

@@ -290,3 +290,9 @@ def test_a_warning_points_at_whoever_asked(direct):
     with pytest.warns(AuditWarning) as caught:
         auditor.audit() if direct else auditor.step()
     assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.parametrize("codes", [None, torch.ones(9, 2), (torch.ones(9, 2),)])
+def test_codes_that_are_no_pair_are_refused(codes):
+    with pytest.raises(ValueError, match="two held-out codes"):
+        MIAuditor(MISTCriterion(), lambda: codes).audit()

@@ -214,7 +214,7 @@ def test_open_ranges(tmp_path):
         ("a,b\n1,2\n3,\n", "expected numbers in column 'b'"),
         ("a,a\n1,2\n", "expected different column names"),
         ("a,c\n1,2\n", "expected a column or a range FIRST:END of 2 columns, got 'b'; there are: a, c"),
-        ("", "of 0 columns"),
+        ("", "it is empty"),
     ],
 )
 def test_bad_csv(tmp_path, text, message):
@@ -348,3 +348,13 @@ def test_the_folder_of_a_run_is_told_from_one_of_weights(tmp_path, weight_file):
     (tmp_path / "weights.safetensors").write_bytes(weight_file.read_bytes())
     with pytest.raises(FileNotFoundError, match=r"give .*weights\.safetensors"):
         MIST.from_pretrained(tmp_path)
+
+
+def test_levels_next_to_one_are_finite(model):
+    torch.manual_seed(0)
+    x = torch.randn(2, 40, 2)
+    y = x + torch.randn_like(x)
+    high = [estimate_mi(x, y, level, model).high for level in (0.9, 1 - 1e-6, 1 - 1e-15)]
+    assert all(bound.isfinite().all() for bound in high)
+    assert (high[0] < high[1]).all()
+    assert (high[1] < high[2]).all()

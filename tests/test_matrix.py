@@ -55,9 +55,9 @@ def test_bad_input(model):
         matrix.mi_matrix(ROWS, ROWS[:10], model=model)
     holes = ROWS.copy()
     holes[3:5, 1], holes[7, 2] = np.nan, np.inf
-    with pytest.raises(ValueError, match=r"got 3 NaN or infinite in 2 of \d columns of x, most in x\[:, 1\] \(2\)"):
+    with pytest.raises(ValueError, match=r"got 3 NaN or infinite in 2 of \d columns, most in x\[:, 1\] \(2\)"):
         matrix.mi_matrix(holes, model=model)
-    with pytest.raises(ValueError, match=r"columns of y, most in y\[:, 1\]"):
+    with pytest.raises(ValueError, match=r"columns, most in y\[:, 1\]"):
         matrix.mi_matrix(ROWS, holes, model=model)
 
 
@@ -89,7 +89,17 @@ def test_any_tensor_is_read(model):
 
 
 @pytest.mark.parametrize(
-    ("x", "message"), [(np.ma.masked_array(np.ones((9, 2))), "without a mask"), (1j * np.ones((9, 2)), "complex")]
+    ("x", "message"),
+    [
+        (np.ma.masked_array(np.ones((9, 2))), "without a mask"),
+        (1j * np.ones((9, 2)), "complex"),
+        (np.arange(18).reshape(9, 2).astype("datetime64[D]"), "times"),
+        (np.arange(18).reshape(9, 2).astype(str), "text"),
+        (np.arange(18).reshape(9, 2).astype(str).astype(object), "text"),
+        (np.array([[None, 1.0]] * 9), "NoneType|NaN"),
+        (torch.ones(9, 2).to_sparse(), "dense"),
+        (torch.empty(9, 2, device="meta"), "real device"),
+    ],
 )
 def test_what_a_conversion_would_drop_is_refused(x, message):
     with pytest.raises(ValueError, match=message):

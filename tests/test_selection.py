@@ -9,6 +9,7 @@ import pytest
 
 selection = pytest.importorskip("mist_loss.selection", exc_type=ImportError)
 
+from scipy import sparse  # noqa: E402
 from sklearn.feature_selection import SelectFromModel, SelectKBest  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
@@ -96,6 +97,32 @@ def test_numbers_that_are_objects_are_numbers(rows):
 def test_targets_that_are_no_numbers_are_refused(rows, y, message):
     with pytest.raises(ValueError, match=message):
         selection.mutual_info(rows[0], y)
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, "NA"])
+def test_labels_that_are_missing_are_no_class(rows, missing):
+    X, _ = rows
+    y = np.array(["a", "b", "c"], dtype=object)[np.arange(len(X)) % 3]
+    y[:5] = pytest.importorskip("pandas").NA if missing == "NA" else missing
+    for read in (selection.mutual_info, selection.MISTEstimator().fit):
+        with pytest.raises(ValueError, match="5 missing: drop those rows"):
+            read(X, y)
+
+
+def test_masks_times_sparse_targets_and_odd_options_are_refused(rows):
+    X, y = rows
+    masked = np.ma.masked_array(X, mask=X > 1)
+    for read in (selection.mutual_info, selection.MISTEstimator().fit):
+        with pytest.raises(ValueError, match="X without a mask"):
+            read(masked, y)
+        with pytest.raises(ValueError, match="expected X of numbers"):
+            read(np.arange(len(X)).astype("datetime64[D]")[:, None], y)
+        with pytest.raises(ValueError, match="toarray"):
+            read(X, sparse.csr_matrix(np.arange(2 * len(X)).reshape(-1, 2)))
+        with pytest.raises(ValueError, match="one type"):
+            read(X, np.array([1, "a"] * (len(X) // 2), dtype=object))
+    with pytest.raises(ValueError, match="discrete_target"):
+        selection.mutual_info(X, y, discrete_target="no")
 
 
 def test_whole_numbers_that_hardly_repeat_are_numbers(rows):

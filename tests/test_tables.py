@@ -170,6 +170,23 @@ def test_underscores_are_no_digits(tmp_path):
         tables.read_columns(path, "a")
 
 
+@pytest.mark.parametrize(
+    ("cells", "message"), [(["1_0", "2"], "underscores"), ([b"1", b"2"], "bytes"), (["1", " "], "row 2")]
+)
+def test_text_of_parquet_is_read_as_that_of_csv(tmp_path, cells, message):
+    pandas, path = pytest.importorskip("pandas"), tmp_path / "rows.parquet"
+    pandas.DataFrame({"a": cells}).to_parquet(path)
+    with pytest.raises(ValueError, match=message):
+        tables.read_columns(path, "a")
+
+
+def test_an_empty_file_is_called_empty(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("\ufeff")
+    with pytest.raises(ValueError, match="is empty"):
+        tables.read_columns(path, "a")
+
+
 def test_a_missing_value_is_named(tmp_path):
     path = tmp_path / "data.csv"
     path.write_text("a,b\n1,2\n,3\n4,5\n,6\n")

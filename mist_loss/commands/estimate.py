@@ -73,6 +73,8 @@ def _matrix(args: argparse.Namespace) -> int:
     columns = tables.load(args.file)
     rows, x = tables.select(columns, args.x or ":")
     names, y = tables.select(columns, args.y or args.x or ":")
+    for side, labels in ((x, rows), (y, names)):
+        matrix.refuse_missing(side, [repr(label) for label in labels])
     estimate = matrix.mi_matrix(x, None if names == rows else y, args.level, args.model, matrix.show_progress)
     same = torch.tensor([[row == name for name in names] for row in rows])
     for part in estimate:

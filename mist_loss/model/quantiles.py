@@ -52,7 +52,9 @@ def quantile(knots: Tensor, level: float | Tensor) -> Tensor:
     Returns:
         (...,) nats, increasing in the level.
     """
-    score = torch.special.ndtri(torch.as_tensor(level, device=knots.device, dtype=knots.dtype))
+    # a number in double precision: in single one, levels next to 1 are 1, and infinitely far away
+    level = level if isinstance(level, Tensor) else torch.tensor(level, dtype=torch.float64)
+    score = torch.special.ndtri(level).to(knots)
     place = (score + _SPAN) / (2 * _SPAN) * (KNOTS - 1)
     lower = place.detach().floor().clamp(0, KNOTS - 2).long().expand(knots.shape[:-1])[..., None]
     start, end = knots.gather(-1, lower)[..., 0], knots.gather(-1, lower + 1)[..., 0]

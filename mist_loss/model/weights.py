@@ -45,9 +45,15 @@ def save_weights(model: "MIST", path: str | Path, provenance: dict) -> str:
         provenance: JSON-serialisable: command, seed, commit, measured errors.
 
     Raises:
+        ValueError: what no one could load: a provenance that is no dictionary, weights that are not finite.
         OSError: the file cannot be written.
     """
     path = Path(path)
+    if not isinstance(provenance, dict):
+        raise ValueError(f"expected provenance as a dictionary, got {type(provenance).__name__}")
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise ValueError(f"expected finite weights, got NaN or infinity in {name}: the training has diverged")
     header = {
         "format": FORMAT,
         "config": json.dumps(dataclasses.asdict(model.config)),

@@ -291,3 +291,14 @@ def test_a_file_that_cannot_be_written_is_an_os_error(saved, tmp_path):
         with pytest.raises(OSError, match=message + r"small\.safetensors"):
             weights.save_weights(saved[0], folder / "small.safetensors", {})
     assert [path.name for path in tmp_path.iterdir()] == ["small.safetensors"]
+
+
+def test_what_nobody_could_load_is_not_saved(saved, tmp_path):
+    model = MIST.from_pretrained(saved[1])
+    with pytest.raises(ValueError, match="dictionary"):
+        model.save_pretrained(tmp_path / "run", provenance=["a run"])
+    with torch.no_grad():
+        model.skip.weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"skip\.weight"):
+        model.save_pretrained(tmp_path / "run")
+    assert not (tmp_path / "run" / "model.safetensors").exists()
