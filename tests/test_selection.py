@@ -111,7 +111,7 @@ def test_labels_that_are_missing_are_no_class(rows, missing):
 
 def test_masks_times_sparse_targets_and_odd_options_are_refused(rows):
     X, y = rows
-    masked = np.ma.masked_array(X, mask=X > 1)
+    masked: np.ma.MaskedArray = np.ma.masked_array(X, mask=X > 1)
     for read in (selection.mutual_info, selection.MISTEstimator().fit):
         with pytest.raises(ValueError, match="X without a mask"):
             read(masked, y)

@@ -296,7 +296,7 @@ def test_a_file_that_cannot_be_written_is_an_os_error(saved, tmp_path):
 def test_what_nobody_could_load_is_not_saved(saved, tmp_path):
     model = MIST.from_pretrained(saved[1])
     with pytest.raises(ValueError, match="dictionary"):
-        model.save_pretrained(tmp_path / "run", provenance=["a run"])
+        model.save_pretrained(tmp_path / "run", provenance=["a run"])  # type: ignore[arg-type]
     with torch.no_grad():
         model.skip.weight[0, 0] = torch.nan
     with pytest.raises(ValueError, match=r"skip\.weight"):
