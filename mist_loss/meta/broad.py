@@ -214,21 +214,21 @@ def _padded(side: Tensor, d: int, kinds: Sequence[str] = ("constant", "copies", 
 
 
 _BASES = {
-    "multi_normal-dense": 6,
-    "multi_normal-sparse": 6,
-    "multi_normal-lvm": 5,
-    "multi_normal-2pair": 3,
-    "multi_student-dense": 6,
-    "multi_student-sparse": 6,
-    "multi_student-2pair": 3,
-    "multi_additive_noise": 5,
+    "multi_normal-dense": 9,
+    "multi_normal-sparse": 9,
+    "multi_normal-lvm": 8,
+    "multi_normal-2pair": 5,
+    "multi_student-dense": 9,
+    "multi_student-sparse": 9,
+    "multi_student-2pair": 5,
+    "multi_additive_noise": 8,
 }
 
 # weight and family by name
 BROAD: dict[str, tuple[float, Family]] = {
     **{base: (weight, _any_map(base)) for base, weight in _BASES.items()},
     "student-identity": (6, _student_identity),
-    "canonical": (24, _canonical),
+    "canonical": (30, _canonical),
     "additive": (6, _additive),
     "signed": (4, _signed),
     "radial": (5, _radial),
