@@ -379,7 +379,7 @@ BAD = {
     "images": (GOOD, torch.zeros(50, 3, 8, 8), r"y of shape .* a feature map y\.flatten\(1\)"),
     "no rows": (torch.zeros(0, 2), torch.zeros(0, 2), r"at least one value, got shape \(0, 2\)"),
     "no features": (GOOD, torch.zeros(50, 0), "y with at least one value"),
-    "few rows": (torch.zeros(3, 2), torch.zeros(3, 2), "at least 4 rows, got 3: pass a larger batch"),
+    "few rows": (torch.zeros(3, 2), torch.zeros(3, 2), "at least 4 rows, got 3: give more of them"),
     "integer": (GOOD.long(), GOOD, r"x in float16, .*got torch\.int64: make labels .* with x\.float\(\)"),
     "boolean": (GOOD, GOOD.bool(), r"y in float16, .*got torch\.bool"),
     "complex": (GOOD, GOOD.to(torch.complex64), "view_as_real"),
