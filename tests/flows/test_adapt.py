@@ -25,7 +25,7 @@ from mist_loss.training.stream import group
 FAST: dict[str, Any] = {"rows": (16, 24), "replay": 0.0, "mixture": "paper", "checkpoint_minutes": 0.0}
 CONFIG = FinetuneConfig(steps=5, groups=2, warmup=2)
 # copies of a network lie elsewhere in memory, and where decides in which order sums are taken
-ROUNDING = {"rtol": 1e-6, "atol": 1e-6}
+ROUNDING: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-6}
 
 
 @pytest.fixture(autouse=True)

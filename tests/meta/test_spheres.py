@@ -78,7 +78,12 @@ def test_stretching_stays_on_the_sphere_and_can_be_undone(monkeypatch):
     t = spheres.directions(4, 1000, 3, torch.device("cpu"))
     used = []
     draw = spheres.random_linear
-    monkeypatch.setattr(spheres, "random_linear", lambda *of: used.append(draw(*of)) or used[-1])
+
+    def kept(*of):
+        used.append(draw(*of))
+        return used[-1]
+
+    monkeypatch.setattr(spheres, "random_linear", kept)
     moved = spheres.stretched(t)
     torch.testing.assert_close(moved.norm(dim=2), torch.ones(4, 1000))
     torch.testing.assert_close(spheres.unit(moved @ used[0].inverse()), t, atol=1e-4, rtol=0)

@@ -94,8 +94,7 @@ def test_they_carry_no_gradient():
 
 def test_numbers_are_read_alike_after_a_linear_map_with_them_and_without():
     torch.manual_seed(0)
-    sizes = {"width": 16, "set_width": 8, "row_pairs": 2, "pair_width": 4}
-    model = MIST(MISTConfig(**sizes)).double().eval()
+    model = MIST(MISTConfig(width=16, set_width=8, row_pairs=2, pair_width=4)).double().eval()
     x = torch.randn(1, 800, 3, dtype=torch.float64)
     y = 0.8 * x + 0.6 * torch.randn_like(x)
     turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))[0]

@@ -185,18 +185,20 @@ def test_of_readings_that_part_the_surer_counts(blind, seeing):
 
 def test_one_that_reads_more_says_the_same_at_first_and_learns_to_say_more():
     torch.manual_seed(0)
-    sizes = {"width": 16, "set_width": 8, "row_pairs": 2, "pair_width": 4}
-    small = MIST(MISTConfig(**sizes, repeats=False, near_pairs=4)).eval()
+    config = MISTConfig(width=16, set_width=8, row_pairs=2, pair_width=4, near_pairs=4)
+    small = MIST(dataclasses.replace(config, repeats=False)).eval()
     before = torch.get_rng_state()
-    wider = small.widened(MISTConfig(**sizes, near_pairs=4)).eval()
+    wider = small.widened(config).eval()
     assert torch.equal(torch.get_rng_state(), before)
     x = torch.randn(2, 60, 3).round()
     y = (x + torch.randn_like(x)).round()
     torch.testing.assert_close(wider(x, y), small(x, y))
     wider(x, y).sum().backward()
-    assert wider.skip.weight.grad[0, small.skip.in_features :].any()
+    grad = wider.skip.weight.grad
+    assert grad is not None
+    assert grad[0, small.skip.in_features :].any()
     with pytest.raises(RuntimeError, match="size mismatch"):
-        small.widened(MISTConfig(**sizes | {"width": 32}))
+        small.widened(dataclasses.replace(config, width=32))
     with pytest.raises(ValueError, match="which these weights read"):
         wider.widened(small.config)
 
