@@ -14,7 +14,9 @@ from mist_loss.model import quantiles, weights
 from mist_loss.model.attention import HEADS, ISAB, MAB, PMA, SEEDS
 from mist_loss.model.frozen import freeze
 from mist_loss.model.quantiles import KNOTS
+from mist_loss.model.second_look import SecondLook
 from mist_loss.model.statistics import Summary, gaussian_terms, summarize
+from mist_loss.validation import check_flag
 
 if TYPE_CHECKING:
     from mist_loss.flows.coordinates import NormalCoordinates
@@ -34,7 +36,7 @@ class MISTConfig:
     once more, as independent components; near_pairs: leading canonical pairs in which near rows are compared;
     feature_pairs: pairs of features with levels that become tokens as they are; source_pairs: pairs of a source of one
     side and a direction of the other. Each of these five may be 0: there are no such tokens then; repeats: whether the
-    network is told how often values repeat.
+    network is told how often values repeat; balls: whether it takes a second look, told how many rows lie near a row.
 
     Raises:
         ValueError: a size is no whole number or too small, a range is no pair in order, or the heads of the attention
@@ -53,15 +55,16 @@ class MISTConfig:
     feature_pairs: int = 8
     source_pairs: int = 16
     repeats: bool = True
+    balls: bool = True
 
     def __post_init__(self) -> None:
         for name in ("rows", "dims"):
             span = getattr(self, name)
             if not isinstance(span, tuple) or len(span) != 2 or not all(map(_is_size, span)) or span[0] > span[1]:
                 raise ValueError(f"expected {name} as a pair of whole numbers (low, high) from 1 on, got {span!r}")
-        if not isinstance(self.repeats, bool):
-            raise ValueError(f"expected repeats as True or False, got {self.repeats!r}")
-        for field in dataclasses.fields(self)[2:-1]:
+        for name in weights.TOLD:
+            check_flag(name, getattr(self, name))
+        for field in dataclasses.fields(self)[2:-2]:
             size, least = getattr(self, field.name), 0 if field.name in weights.OPTIONAL else 1
             if not _is_size(size, least):
                 raise ValueError(f"expected {field.name} as a whole number from {least} on, got {size!r}")
@@ -69,10 +72,10 @@ class MISTConfig:
             raise ValueError(f"expected set_width as a multiple of {HEADS}, the heads, got {self.set_width}")
 
     @property
-    def seen(self) -> tuple[int, int, int, int, int, int, bool]:
+    def seen(self) -> tuple[int, int, int, int, int, int, bool, bool]:
         """What ``mist_loss.model.statistics.summarize`` is asked for."""
         pairs = self.mixed_pairs, self.independent_pairs, self.near_pairs, self.feature_pairs, self.source_pairs
-        return self.rows[1], *pairs, self.repeats
+        return self.rows[1], *pairs, self.repeats, self.balls
 
 
 def _is_size(value: object, least: int = 1) -> bool:
@@ -172,6 +175,7 @@ class MIST(nn.Module):
             self.pair_term.bias.copy_(torch.tensor([1.0, 0.0]))
         self.head = nn.Sequential(*(Residual(config.width) for _ in range(3)), nn.LayerNorm(config.width))
         self.quantiles = nn.Linear(config.width, KNOTS)
+        self.second_look = SecondLook(s, config.width) if config.balls else None
         self.coordinates: NormalCoordinates | None = None
         self.parent: MIST | None = None
 
@@ -230,7 +234,8 @@ class MIST(nn.Module):
         for block in self.row_blocks:
             rows = block(rows)
         hidden = hidden + self.token_out(self.token_pool(tokens)) + self.row_out(self.row_pool(rows))
-        raw = self.quantiles(self.head(hidden))
+        hidden = self.head(hidden)
+        raw = self.quantiles(hidden)
         middle = KNOTS // 2
         # mutual information adds up over independent pairs: each token scales its Gaussian term and adds its own
         gain, own = self.pair_term(tokens).unbind(-1)
@@ -238,9 +243,12 @@ class MIST(nn.Module):
         centre = raw[:, middle : middle + 1] + self.skip(vector.clamp(-20, 20)) + pairs
         up = F.softplus(raw[:, middle + 1 :] - 2).cumsum(1)
         down = F.softplus(raw[:, :middle] - 2).flip(1).cumsum(1).flip(1)
+        reading = torch.cat([centre - down, centre, centre + up], dim=1)
+        if self.second_look is not None:
+            reading = self.second_look(reading, summary.vector, vector.clamp(-6, 6), hidden)
         # mutual information is not negative: softplus with a corner of about 0.25 nats. It ends a little below zero, or
         # no quantile could reach the zero of independent samples and no interval would contain it
-        return F.softplus(torch.cat([centre - down, centre, centre + up], dim=1), beta=4) - BELOW_ZERO
+        return F.softplus(reading, beta=4) - BELOW_ZERO
 
     def forward(self, x: Tensor, y: Tensor, normal: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Quantiles (b, KNOTS) of I(x; y) for x (b, n, dx) and y (b, n, dy).
@@ -278,18 +286,23 @@ class MIST(nn.Module):
     def widened(self, config: MISTConfig) -> "MIST":
         """One with these weights that reads more, as far as the configuration says.
 
-        What the vector says more begins at weights of zero, so that nothing is said differently until it is trained.
-        Tokens of another kind need no weights of another shape, and are read from the start as the others are.
+        What the vector says more begins at weights of zero, and a second look with little trust in balls, so that
+        hardly anything is said differently until it is trained. Tokens of another kind need no weights of another
+        shape, and are read from the start as the others are.
 
         Raises:
-            ValueError: the configuration leaves repeats out that these weights read.
+            ValueError: the configuration leaves out repeats or balls that these weights read, or adds repeats to balls.
             RuntimeError: it has other sizes.
         """
-        if self.config.repeats and not config.repeats:
-            raise ValueError("expected a configuration with repeats, which these weights read, got one without")
+        for name in weights.TOLD:
+            if getattr(self.config, name) and not getattr(config, name):
+                raise ValueError(f"expected a configuration with {name}, which these weights read, got one without")
+        if self.config.balls and not self.config.repeats and config.repeats:
+            raise ValueError("expected a configuration without repeats, as they cannot be added to weights with balls")
         with torch.random.fork_rng(devices=[]):  # its first weights are drawn, and replaced
             wider = MIST(config)
-        state, more = self.plain_state(), wider.vector_mean.numel() - self.vector_mean.numel()
+        new = {} if self.config.balls else wider.state_dict()  # a second look, as it begins
+        state, more = new | self.plain_state(), wider.vector_mean.numel() - self.vector_mean.numel()
         for name in ("vector_mean", "vector_std", "embed_vector.weight", "skip.weight"):
             state[name] = F.pad(state[name], (0, more), value=float(name == "vector_std"))
         wider.load_state_dict(state)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from mist_loss.model.balls import ball_summary
 from mist_loss.model.features import facing_features
 from mist_loss.model.frontend import Canonical, align, gaussianize, standard_score, standardize
 from mist_loss.model.independence import independent
@@ -53,6 +54,7 @@ def summarize(
     feature_pairs: int,
     source_pairs: int,
     repeats: bool,
+    balls: bool,
 ) -> Summary:
     """Run the front end and summarise what it gives.
 
@@ -66,6 +68,7 @@ def summarize(
         feature_pairs: of features with levels that face each other as they are.
         source_pairs: of a source of one side and a direction of the other.
         repeats: whether the vector says how often values repeat.
+        balls: whether it says, last, how many rows lie near a row.
     """
     n, dx, dy = x.shape[1], x.shape[2], y.shape[2]
     x, y = standardize(x), standardize(y)
@@ -98,6 +101,7 @@ def summarize(
             gate * frame_summary(x, y, zx, zy),
             shape_summary(x, min(n, max_rows), dx, dy),
             *([repeat_summary(x, y)] if repeats else []),
+            *([ball_summary(linear)] if balls else []),
         ],
         dim=1,
     )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FORMAT = "mist-loss-1"
 # sizes that may be 0, and are where a file does not say
 OPTIONAL = ("mixed_pairs", "independent_pairs", "near_pairs", "feature_pairs", "source_pairs")
+TOLD = ("repeats", "balls")  # flags, likewise
 WEIGHTS, CHECKSUM = "model.safetensors", "model.safetensors.sha256"  # of a folder
 
 # name -> (file in the pretrained folder, sha256)
@@ -225,7 +226,8 @@ def _read(path: Path) -> "MIST":
     from mist_loss.model.network import MIST, MISTConfig
 
     # networks from before there was a kind of token have never seen one
-    fields: dict[str, Any] = dict.fromkeys(OPTIONAL, 0) | {"repeats": False} | read_header(path)["config"]
+    unseen: dict[str, Any] = dict.fromkeys(OPTIONAL, 0) | dict.fromkeys(TOLD, False)
+    fields = unseen | read_header(path)["config"]
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     try:
         config = MISTConfig(**fields)

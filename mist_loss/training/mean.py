@@ -14,7 +14,7 @@ import torch
 
 from mist_loss import provenance
 from mist_loss.model.network import MIST
-from mist_loss.model.weights import OPTIONAL, find, read_header, save_weights, sha256
+from mist_loss.model.weights import OPTIONAL, TOLD, find, read_header, save_weights, sha256
 
 CONSTANTS = ("vector_mean", "vector_std", "token_mean", "token_std")  # of the normalisation, set once for all heirs
 
@@ -27,8 +27,8 @@ def mean(models: Mapping[str, MIST], shares: Mapping[str, float]) -> MIST:
         shares: by the same names, positive; only their ratios count.
 
     Raises:
-        ValueError: fewer than two, a share that is no positive number, an adapted estimator, other sizes, or other
-            constants of normalisation: networks without a common ancestor have no mean.
+        ValueError: fewer than two, a share that is no positive number, an adapted estimator, balls that only some
+            count, other sizes, or other constants of normalisation: networks without a common ancestor have no mean.
     """
     if len(models) < 2:
         raise ValueError(f"expected two weights or more, got {len(models)}")
@@ -38,7 +38,9 @@ def mean(models: Mapping[str, MIST], shares: Mapping[str, float]) -> MIST:
     if adapted := [name for name, model in models.items() if model.coordinates is not None]:
         raise ValueError(f"expected weights that are not adapted, got {adapted[0]}: adapt the mean")
     configs = [model.config for model in models.values()]
-    read = {name: max(getattr(config, name) for config in configs) for name in (*OPTIONAL, "repeats")}
+    if len({config.balls for config in configs}) > 1:
+        raise ValueError("expected weights that all count balls, or none: one layer that was never trained has no mean")
+    read = {name: max(getattr(config, name) for config in configs) for name in (*OPTIONAL, *TOLD)}
     first, *others = models
     config = replace(models[first].config, **read)
     for name in others:

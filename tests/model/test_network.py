@@ -11,6 +11,7 @@ from mist_loss.model import quantiles
 from mist_loss.model.attention import ISAB, MAB, PMA
 from mist_loss.model.network import MIST, MISTConfig, steady
 from mist_loss.model.statistics import CORRELATION
+from mist_loss.model.weights import TOLD
 
 
 @pytest.fixture(scope="module")
@@ -186,32 +187,39 @@ def test_of_readings_that_part_the_surer_counts(blind, seeing):
 def test_one_that_reads_more_says_the_same_at_first_and_learns_to_say_more():
     torch.manual_seed(0)
     config = MISTConfig(width=16, set_width=8, row_pairs=2, pair_width=4, near_pairs=4)
-    small = MIST(dataclasses.replace(config, repeats=False)).eval()
+    small = MIST(dataclasses.replace(config, repeats=False, balls=False)).eval()
     before = torch.get_rng_state()
     wider = small.widened(config).eval()
     assert torch.equal(torch.get_rng_state(), before)
     x = torch.randn(2, 60, 3).round()
     y = (x + torch.randn_like(x)).round()
+    torch.testing.assert_close(wider(x, y), small(x, y), atol=0.2, rtol=0.02)  # the second look begins with little
+    look, wider.second_look = wider.second_look, None
     torch.testing.assert_close(wider(x, y), small(x, y))
+    wider.second_look = look
     wider(x, y).sum().backward()
     grad = wider.skip.weight.grad
     assert grad is not None
     assert grad[0, small.skip.in_features :].any()
     with pytest.raises(RuntimeError, match="size mismatch"):
         small.widened(dataclasses.replace(config, width=32))
-    with pytest.raises(ValueError, match="which these weights read"):
-        wider.widened(small.config)
+    for flag in TOLD:
+        with pytest.raises(ValueError, match=f"{flag}, which these weights read"):
+            wider.widened(MISTConfig(**(dataclasses.asdict(config) | {flag: False})))
+    with pytest.raises(ValueError, match="without repeats"):
+        MIST(dataclasses.replace(config, repeats=False)).widened(config)
 
 
-@pytest.mark.parametrize("repeats", [1, None, "yes"])
-def test_repeats_are_counted_or_not(repeats):
-    with pytest.raises(ValueError, match="repeats as True or False"):
-        MISTConfig(repeats=repeats)
+@pytest.mark.parametrize("flag", TOLD)
+@pytest.mark.parametrize("value", [1, None, "yes"])
+def test_the_network_is_told_or_not(flag, value):
+    with pytest.raises(ValueError, match=f"{flag} to be True or False"):
+        MISTConfig(**{flag: value})
 
 
 def test_what_never_varied_in_training_is_not_read():
     torch.manual_seed(0)
-    model = MIST(MISTConfig(width=16, set_width=8, row_pairs=2, pair_width=4)).eval()
+    model = MIST(MISTConfig(width=16, set_width=8, row_pairs=2, pair_width=4, balls=False)).eval()
     model.fit_normalization([model.summarize(torch.randn(4, 40, 2), torch.randn(4, 40, 2)) for _ in range(3)])
     summary = model.summarize(*torch.randn(2, 1, 40, 2))
     repeated = summary._replace(vector=torch.cat([summary.vector[:, :-14], torch.ones(1, 14)], dim=1))

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from mist_loss.model import weights
 from mist_loss.model.network import MIST, MISTConfig
 
-CONFIG = '{"width": 16, "set_width": 8, "row_pairs": 2, "pair_width": 4, "repeats": true}'
+CONFIG = '{"width": 16, "set_width": 8, "row_pairs": 2, "pair_width": 4, "repeats": true, "balls": true}'
 
 
 @pytest.fixture(scope="module")
@@ -245,15 +245,16 @@ def test_a_file_from_before_there_was_a_kind_of_token_is_read_without_it(saved, 
     assert getattr(MIST.from_pretrained(good).config, field) == getattr(MISTConfig(), field) > 0
 
 
-def test_a_file_from_before_repeats_were_counted_is_read_without_them(tmp_path):
+@pytest.mark.parametrize("flag", weights.TOLD)
+def test_a_file_from_before_there_was_a_flag_is_read_without_what_it_tells(tmp_path, flag):
     torch.manual_seed(0)
-    sizes = json.loads(CONFIG) | {"repeats": False} | dict.fromkeys(weights.OPTIONAL, 0)
+    sizes = json.loads(CONFIG) | {flag: False} | dict.fromkeys(weights.OPTIONAL, 0)
     model = MIST(MISTConfig(**sizes)).eval()
     path = tmp_path / "older.safetensors"
     weights.save_weights(model, path, {"seed": 0})
-    del sizes["repeats"]
+    del sizes[flag]
     loaded = MIST.from_pretrained(with_header(path, tmp_path / "silent.safetensors", config=json.dumps(sizes)))
-    assert loaded.config.repeats is False
+    assert getattr(loaded.config, flag) is False
     x, y = torch.randint(3, (2, 2, 50, 2)).float()
     assert torch.equal(loaded(x, y), model(x, y))
 

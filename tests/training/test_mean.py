@@ -33,8 +33,9 @@ def test_shares_count_by_their_ratio(model):
 
 
 def test_weights_that_are_not_told_of_repeats_count_as_zero(model):
-    plain = MIST(dataclasses.replace(model.config, repeats=False)).eval()
-    told = _heir(plain.widened(model.config), 1)
+    config = dataclasses.replace(model.config, balls=False)
+    plain = MIST(dataclasses.replace(config, repeats=False)).eval()
+    told = _heir(plain.widened(config), 1)
     found = mean({"plain": plain, "told": told}, {"plain": 1.0, "told": 1.0})
     assert found.config.repeats
     more = told.vector_mean.numel() - plain.vector_mean.numel()
@@ -47,6 +48,12 @@ def test_weights_of_which_one_reads_more_tokens(model):
     found = mean({"more": more, "plain": plain}, {"more": 1.0, "plain": 1.0})
     assert found.config == more.config
     torch.testing.assert_close(found.embed_token.weight, (more.embed_token.weight + plain.embed_token.weight) / 2)
+
+
+def test_balls_that_only_some_count_have_no_mean(model):
+    plain = MIST(dataclasses.replace(model.config, balls=False)).eval()
+    with pytest.raises(ValueError, match="all count balls, or none"):
+        mean({"plain": plain, "more": plain.widened(model.config)}, {"plain": 1.0, "more": 1.0})
 
 
 def test_networks_without_a_common_ancestor_have_no_mean(model):

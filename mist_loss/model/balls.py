@@ -1,0 +1,75 @@
+"""How many rows lie near a row on each side, where few do on both: mutual information by nearest neighbours.
+
+Kraskov, Stoegbauer and Grassberger (2004, Phys. Rev. E 69, 066138), with ties counted as in Gao et al. (2017, NeurIPS
+30), so that numbers, labels and mixtures of both are read. Its bias grows with dimensions and with dependence; the
+network learns it, also from what balls of several sizes say.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from mist_loss.model.frontend import Canonical
+from mist_loss.model.neighbours import take
+
+NEIGHBOURS = (1, 2, 4)  # few: the smallest balls are the least biased, and a partial sort of few is fast
+MIDDLE = 1  # the one of them that a reading may be drawn towards
+WIDEST = 16  # dimensions of a side beyond which its leading canonical coordinates stand for it
+BALLS = 6  # entries of the summary, the estimates first, the smallest balls first
+CENTRES = 512  # rows that are centres of balls, at most, so that memory and time are linear in the rows
+NEAR, TIED = 1e-4, 1e-5  # relative and absolute, within which distances count as equal: rounding should part no ties
+
+
+@torch.no_grad()
+def ball_summary(linear: Canonical) -> Tensor:
+    """Estimates from balls of three sizes, their spread over rows, and how much of the sample is in a ball on one side.
+
+    Distances are Euclidean within a whitened side, so that no rotation of a side changes them, and the larger of both
+    over the pair. Unchanged when x and y are exchanged. Nothing here carries gradients.
+
+    Args:
+        linear: the canonical frame of a sample.
+
+    Returns:
+        (b, 6): nats, from each size; and of the middle one the standard deviation of the rows' terms, and sum and
+        absolute difference of the sides' mean logarithms of the share of rows in a ball, a quarter of them.
+    """
+    sides = [
+        side if side.shape[2] <= WIDEST else turned[..., :WIDEST]
+        for side, turned in ((linear.x, linear.u), (linear.y, linear.v))
+    ]
+    n = sides[0].shape[1]
+    here = centres(sides[0], sides[1])
+    apart = [_distances(side, here) for side in sides]
+    far = torch.maximum(*apart)
+    nearest = far.topk(min(NEIGHBOURS[-1], n - 1) + 1, dim=2, largest=False).values
+    whole = math.log(n - 1) - 1 / (2 * (n - 1))  # the digamma of n - 1, but for 1 / (12 n^2)
+    nats, shapes = [], []
+    for k in NEIGHBOURS:
+        radius = nearest[..., min(k, n - 1), None] * (1 + NEAR) + TIED
+        both, one, other = (_digamma_of_neighbours(distance <= radius) for distance in (far, *apart))
+        terms, one, other = both + whole - one - other, (one - whole).mean(1), (other - whole).mean(1)
+        nats.append(terms.mean(1))
+        # of the size of what else the network reads
+        shapes.append(torch.stack([terms.std(1), (one + other) / 4, (one - other).abs() / 4], dim=1))
+    return torch.cat([torch.stack(nats, dim=1), shapes[MIDDLE]], dim=1)
+
+
+def centres(x: Tensor, y: Tensor) -> Tensor:
+    """Indices (b, min(n, CENTRES)) of rows: all, or evenly many of every length, whatever their order."""
+    n = x.shape[1]
+    if n <= CENTRES:
+        return torch.arange(n, device=x.device).expand(len(x), n)
+    order = (x.square().sum(2) + y.square().sum(2)).argsort(dim=1)
+    return order[:, torch.arange(CENTRES, device=x.device) * n // CENTRES]
+
+
+def _distances(side: Tensor, here: Tensor) -> Tensor:
+    """(b, c, n), of differences: from inner products, ties would be lost to rounding."""
+    return torch.cdist(take(side, here), side, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _digamma_of_neighbours(inside: Tensor) -> Tensor:
+    """(b, c) of (b, c, n): the centre itself lies in each of its balls, and does not count."""
+    return torch.digamma((inside.count_nonzero(dim=2) - 1).float())

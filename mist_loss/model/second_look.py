@@ -1,0 +1,52 @@
+"""A second look at a first reading, once its value is known, beside what counting near rows says.
+
+The first reading is a sum of terms, and no layer that gives one of them knows the sum: not how wide an interval about
+40 nats has to be, nor that near rows (``mist_loss.model.balls``) say something else.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from mist_loss.model.balls import BALLS, MIDDLE, NEIGHBOURS
+from mist_loss.model.quantiles import KNOTS
+
+WIDTH = 64
+FURTHEST = 2.0  # of the logarithm of a scale, far beyond what training asks for
+QUICK = 4.0  # of the outputs: it begins late, beside layers that have been trained, and should learn faster than they
+
+
+class SecondLook(nn.Module):
+    """Moves a reading towards what balls say as far as they can be trusted, and rescales it on either side.
+
+    What it looks at carries no gradients: a criterion, whose weights are at rest, has those of the first reading.
+    """
+
+    def __init__(self, vector: int, hidden: int):
+        super().__init__()
+        last = nn.Linear(WIDTH, 3)
+        with torch.no_grad():  # nearly nothing at first, so that weights without it go on from where they were
+            last.weight.zero_()
+            last.bias.copy_(torch.tensor([-1.0, 0.0, 0.0]))
+        self.layers = nn.Sequential(nn.Linear(vector + hidden + 3 + len(NEIGHBOURS), WIDTH), nn.GELU(), last)
+
+    def forward(self, reading: Tensor, summary: Tensor, vector: Tensor, hidden: Tensor) -> Tensor:
+        """What the reading becomes.
+
+        Args:
+            reading: (b, KNOTS) quantiles in nats, increasing, any real numbers.
+            summary: (b, v) the vector of the set, which ends with that of balls.
+            vector: (b, v) the same, normalised.
+            hidden: (b, h) what the first reading was made from.
+        """
+        middle = KNOTS // 2
+        centre = reading[:, middle : middle + 1]
+        with torch.no_grad():
+            nats = summary[:, -BALLS:][:, : len(NEIGHBOURS)]
+            spread = (reading[:, middle + 3] - reading[:, middle - 3])[:, None]
+            size = torch.log(centre.clamp_min(0) + 0.1)
+            apart, spread = nats - centre, torch.log(spread + 0.001)
+            seen = torch.cat([vector, hidden, centre / 4, size, spread, apart.clamp(-4, 4)], dim=1)
+        trust, below, above = (QUICK * self.layers(seen)).split(1, dim=1)
+        shift, offsets = torch.sigmoid(trust) * apart[:, MIDDLE, None], reading - centre
+        scale = torch.where(offsets < 0, below, above).clamp(-FURTHEST, FURTHEST).exp()
+        return centre + shift + offsets * scale

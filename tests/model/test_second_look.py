@@ -1,0 +1,61 @@
+"""The second look: where it moves a reading, what it leaves alone, and that it hides no gradients."""
+
+import pytest
+import torch
+from torch import nn
+
+from mist_loss.model.balls import BALLS, MIDDLE
+from mist_loss.model.network import MIST, MISTConfig
+from mist_loss.model.quantiles import KNOTS
+from mist_loss.model.second_look import SecondLook
+
+
+@pytest.fixture
+def seen():
+    torch.manual_seed(0)
+    reading = torch.randn(5, KNOTS).cumsum(1).sort(dim=1).values
+    summary = torch.randn(5, 10 + BALLS)
+    return reading, summary, summary / 2, torch.randn(5, 8)
+
+
+def last(look: SecondLook) -> nn.Linear:
+    layer = look.layers[-1]
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
+def test_it_moves_the_centre_towards_balls_and_scales_either_side(seen):
+    look = SecondLook(10 + BALLS, 8)
+    reading, summary, _, _ = seen
+    centre, said = reading[:, KNOTS // 2], summary[:, 10 + MIDDLE]
+    start = look(*seen)
+    assert ((start - reading).abs() <= 0.02 * (said - centre).abs()[:, None] + 1e-6).all()
+    with torch.no_grad():
+        last(look).bias.copy_(torch.tensor([9.0, -0.1, 0.1]))
+    changed = look(*seen)
+    torch.testing.assert_close(changed[:, KNOTS // 2], said)
+    below, above = (changed - said[:, None]) / (reading - centre[:, None]), KNOTS // 2
+    torch.testing.assert_close(below[:, :above].log(), torch.full((5, above), -0.4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(below[:, above + 1 :].log(), torch.full((5, above), 0.4), atol=1e-4, rtol=0)
+    assert (changed.diff(dim=1) >= 0).all()
+
+
+def test_it_adds_no_gradients_of_what_it_looks_at(seen):
+    look = SecondLook(10 + BALLS, 8)
+    with torch.no_grad():
+        last(look).weight.normal_(std=0.05)
+        last(look).bias.fill_(3.0)
+    reading, *rest = (part.requires_grad_() for part in seen)
+    look(reading, *rest)[:, KNOTS // 2].sum().backward()
+    assert reading.grad is not None
+    expected = torch.zeros_like(reading)
+    expected[:, KNOTS // 2] = 1
+    torch.testing.assert_close(reading.grad, expected)
+    assert all(part.grad is None for part in rest)
+
+
+def test_a_network_without_balls_takes_none():
+    torch.manual_seed(0)
+    config = MISTConfig(width=16, set_width=8, row_pairs=2, pair_width=4, balls=False)
+    assert MIST(config).second_look is None
+    assert not any("second_look" in name for name in MIST(config).state_dict())
