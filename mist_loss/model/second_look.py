@@ -38,15 +38,19 @@ class SecondLook(nn.Module):
             vector: (b, v) the same, normalised.
             hidden: (b, h) what the first reading was made from.
         """
+        centre = reading[:, KNOTS // 2, None]
+        shift, scale = self.judge(reading, summary, vector, hidden)
+        return centre + shift + (reading - centre) * scale
+
+    def judge(self, reading: Tensor, summary: Tensor, vector: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """How far the centre moves, (b, 1) nats, and how much farther from it each quantile lies, (b, KNOTS)."""
         middle = KNOTS // 2
-        centre = reading[:, middle : middle + 1]
         with torch.no_grad():
-            nats = summary[:, -BALLS:][:, : len(NEIGHBOURS)]
-            spread = (reading[:, middle + 3] - reading[:, middle - 3])[:, None]
+            centre = reading[:, middle, None]
+            apart = summary[:, -BALLS:][:, : len(NEIGHBOURS)] - centre
+            spread = torch.log(reading[:, middle + 3, None] - reading[:, middle - 3, None] + 0.001)
             size = torch.log(centre.clamp_min(0) + 0.1)
-            apart, spread = nats - centre, torch.log(spread + 0.001)
             seen = torch.cat([vector, hidden, centre / 4, size, spread, apart.clamp(-4, 4)], dim=1)
         trust, below, above = (QUICK * self.layers(seen)).split(1, dim=1)
-        shift, offsets = torch.sigmoid(trust) * apart[:, MIDDLE, None], reading - centre
-        scale = torch.where(offsets < 0, below, above).clamp(-FURTHEST, FURTHEST).exp()
-        return centre + shift + offsets * scale
+        scale = torch.cat([below.expand(-1, middle), torch.zeros_like(trust), above.expand(-1, middle)], dim=1)
+        return torch.sigmoid(trust) * apart[:, MIDDLE, None], scale.clamp(-FURTHEST, FURTHEST).exp()
