@@ -11,6 +11,7 @@ COMMANDS = {
     "models": ("mist_loss.commands.models", "list the weights that come with the package"),
     "info": ("mist_loss.commands.info", "say what a weight file is: sizes, trained range, origin, hash"),
     "pretrain": ("mist_loss.training.pretrain", "train an estimator on a meta-distribution; resumes where it stopped"),
+    "look": ("mist_loss.training.look", "fit the second look of weights alone; resumes"),
     "mean": ("mist_loss.training.mean", "average weights that were trained on from the same ones"),
     "adapt": ("mist_loss.flows.adapt", "adapt an estimator to the kind of rows that a file holds; resumes"),
     "bench": ("mist_loss.evaluation.bench", "measure estimators side by side on benchmark corpora; resumes"),

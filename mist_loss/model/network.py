@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from mist_loss.flows.coordinates import NormalCoordinates
 
 NEVER = 1e9  # standard deviation of what did not vary
-BELOW_ZERO = 0.01  # nats; the lowest knot is minus this
 ADDED = ("coordinates.", "parent.")  # names of what an adapted estimator has beside its own weights
 
 
@@ -246,9 +245,7 @@ class MIST(nn.Module):
         reading = torch.cat([centre - down, centre, centre + up], dim=1)
         if self.second_look is not None:
             reading = self.second_look(reading, summary.vector, vector.clamp(-6, 6), hidden)
-        # mutual information is not negative: softplus with a corner of about 0.25 nats. It ends a little below zero, or
-        # no quantile could reach the zero of independent samples and no interval would contain it
-        return F.softplus(reading, beta=4) - BELOW_ZERO
+        return quantiles.not_negative(reading)
 
     def forward(self, x: Tensor, y: Tensor, normal: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Quantiles (b, KNOTS) of I(x; y) for x (b, n, dx) and y (b, n, dy).

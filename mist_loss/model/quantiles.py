@@ -8,9 +8,11 @@ mean of that distribution, which minimises the squared error.
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 KNOTS = 13
+BELOW_ZERO = 0.01  # nats; the lowest knot is minus this
 _SPAN = 2.4  # normal score of the outermost levels, 0.8% and 99.2%
 
 
@@ -22,6 +24,15 @@ def knot_scores(like: Tensor) -> Tensor:
 def knot_levels(like: Tensor) -> Tensor:
     """(KNOTS,) levels in (0, 1)."""
     return torch.special.ndtr(knot_scores(like))
+
+
+def not_negative(reading: Tensor) -> Tensor:
+    """Knots of mutual information, which is not negative, from any real numbers: softplus, bent within about 0.25 nats.
+
+    It ends a little below zero, or no quantile could reach the zero of independent samples and no interval would
+    contain it.
+    """
+    return F.softplus(reading, beta=4) - BELOW_ZERO
 
 
 def _mean_weights() -> list[float]:

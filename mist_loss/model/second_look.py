@@ -12,7 +12,6 @@ from mist_loss.model.quantiles import KNOTS
 
 WIDTH = 64
 FURTHEST = 2.0  # of the logarithm of a scale, far beyond what training asks for
-QUICK = 4.0  # of the outputs: it begins late, beside layers that have been trained, and should learn faster than they
 
 
 class SecondLook(nn.Module):
@@ -26,7 +25,7 @@ class SecondLook(nn.Module):
         last = nn.Linear(WIDTH, 3)
         with torch.no_grad():  # nearly nothing at first, so that weights without it go on from where they were
             last.weight.zero_()
-            last.bias.copy_(torch.tensor([-1.0, 0.0, 0.0]))
+            last.bias.copy_(torch.tensor([-3.0, 0.0, 0.0]))
         self.layers = nn.Sequential(nn.Linear(vector + hidden + 3 + len(NEIGHBOURS), WIDTH), nn.GELU(), last)
 
     def forward(self, reading: Tensor, summary: Tensor, vector: Tensor, hidden: Tensor) -> Tensor:
@@ -51,6 +50,6 @@ class SecondLook(nn.Module):
             spread = torch.log(reading[:, middle + 3, None] - reading[:, middle - 3, None] + 0.001)
             size = torch.log(centre.clamp_min(0) + 0.1)
             seen = torch.cat([vector, hidden, centre / 4, size, spread, apart.clamp(-4, 4)], dim=1)
-        trust, below, above = (QUICK * self.layers(seen)).split(1, dim=1)
+        trust, below, above = self.layers(seen).split(1, dim=1)
         scale = torch.cat([below.expand(-1, middle), torch.zeros_like(trust), above.expand(-1, middle)], dim=1)
         return torch.sigmoid(trust) * apart[:, MIDDLE, None], scale.clamp(-FURTHEST, FURTHEST).exp()

@@ -29,9 +29,9 @@ def test_it_moves_the_centre_towards_balls_and_scales_either_side(seen):
     reading, summary, _, _ = seen
     centre, said = reading[:, KNOTS // 2], summary[:, 10 + MIDDLE]
     start = look(*seen)
-    assert ((start - reading).abs() <= 0.02 * (said - centre).abs()[:, None] + 1e-6).all()
+    assert ((start - reading).abs() <= 0.05 * (said - centre).abs()[:, None] + 1e-6).all()
     with torch.no_grad():
-        last(look).bias.copy_(torch.tensor([9.0, -0.1, 0.1]))
+        last(look).bias.copy_(torch.tensor([36.0, -0.4, 0.4]))
     changed = look(*seen)
     torch.testing.assert_close(changed[:, KNOTS // 2], said)
     below, above = (changed - said[:, None]) / (reading - centre[:, None]), KNOTS // 2
@@ -43,7 +43,7 @@ def test_it_moves_the_centre_towards_balls_and_scales_either_side(seen):
 def test_it_adds_no_gradients_of_what_it_looks_at(seen):
     look = SecondLook(10 + BALLS, 8)
     with torch.no_grad():
-        last(look).weight.normal_(std=0.05)
+        last(look).weight.normal_(std=0.2)
         last(look).bias.fill_(3.0)
     reading, *rest = (part.requires_grad_() for part in seen)
     look(reading, *rest)[:, KNOTS // 2].sum().backward()

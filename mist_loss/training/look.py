@@ -1,0 +1,203 @@
+"""Fit the second look alone (``mist_loss.model.second_look``), on first readings of weights that stay as they are.
+
+What it looks at is small. So problems are drawn and read once, in parts that are kept, and fitted to many times over.
+"""
+
+import argparse
+import csv
+import dataclasses
+import io
+import json
+import math
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mist_loss import provenance
+from mist_loss.files import write_text
+from mist_loss.meta.mixtures import MIXTURES
+from mist_loss.model import quantiles
+from mist_loss.model.network import MIST, MISTConfig
+from mist_loss.model.weights import find, save_weights, sha256, write
+from mist_loss.seeding import seeded
+from mist_loss.training import state
+from mist_loss.training.losses import pinball, spread
+from mist_loss.training.stream import GROUPS, STEPS, VERSION, group
+from mist_loss.validation import is_number
+
+FLOOR = 0.05  # nats, of the spread that errors are measured in, as in mist_loss.training.losses.relative_loss
+HELD_OUT = 16  # of so many parts, one is not fitted to
+REPORTS = 10  # rows of the log
+
+
+@dataclass(frozen=True)
+class LookConfig:
+    """What determines the weights.
+
+    parent: name or file of the weights. mixture, seed: of the problems. parts: of 32 groups of problems each. steps,
+    batch, lr, weight_decay: of AdamW, with half a cosine.
+
+    Raises:
+        ValueError: a value out of its range, or an unknown mixture.
+    """
+
+    parent: str
+    mixture: str = "broader"
+    seed: int = 0
+    parts: int = 64
+    steps: int = 4000
+    batch: int = 512
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.mixture not in MIXTURES:
+            raise ValueError(f"mixture must be one of {sorted(MIXTURES)}, got {self.mixture!r}")
+        for name, low, high in (("seed", 0, 2**63), ("parts", 2, STEPS - 1), ("steps", 1, STEPS), ("batch", 1, STEPS)):
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value < high:
+                raise ValueError(f"{name} must be a whole number from {low} and below {high}, got {value!r}")
+        for name in ("lr", "weight_decay"):
+            value = getattr(self, name)
+            if not is_number(value) or not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a finite number, not negative, got {value!r}")
+
+
+def fit_second_look(config: LookConfig, output: Path, workers: int = 1) -> Path:
+    """Read the problems, or what an interrupted run in ``output`` has not read yet, fit, and return the path.
+
+    Files in ``output``: part-N.safetensors (what was read), log.csv, weights.safetensors.
+
+    Args:
+        config: what is fitted.
+        output: folder of the run.
+        workers: processes that read, of one thread each; they change nothing but the time.
+
+    Raises:
+        ValueError: the folder holds parts of another configuration, or the weights are adapted.
+        ModuleNotFoundError: the ``train`` extra is not installed.
+    """
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f'fitting needs {error.name}: pip install "mist-loss[train]"') from error
+    network = _beginning(config)
+    output.mkdir(parents=True, exist_ok=True)
+    drawn = {"mixture": config.mixture, "seed": config.seed, "stream": VERSION}
+    header = drawn | {"parent_sha256": sha256(find(config.parent))}
+    paths = [output / f"part-{part}.safetensors" for part in range(config.parts)]
+    for path in filter(Path.exists, paths):
+        if (found := state.read_header(path)) != header:
+            raise ValueError(f"{path} was read with {found}, asked for {header}: use another folder")
+    missing = [part for part in range(config.parts) if not paths[part].exists()]
+    if missing:
+        context = get_context("spawn")
+        with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+            jobs = [pool.submit(_read_part, config, part, paths[part], header) for part in missing]
+            for job in tqdm(jobs, unit="part"):
+                job.result()
+    read = [state.read(path, "") for path in paths]
+    held_out, fitted = (
+        {key: torch.cat([part[key] for part in chosen]) for key in read[0]}
+        for chosen in (read[::HELD_OUT], [part for number, part in enumerate(read) if number % HELD_OUT])
+    )
+    look = network.second_look
+    assert look is not None
+    optimizer = torch.optim.AdamW(look.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    rows = [{"step": 0, "loss": math.nan} | _validate(network, held_out)]
+    running, every = math.nan, max(1, config.steps // REPORTS)
+    with seeded(config.seed, torch.device("cpu")):
+        for step in range(config.steps):
+            for settings in optimizer.param_groups:
+                settings["lr"] = config.lr * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+            chosen = torch.randint(len(fitted["mi"]), (config.batch,))
+            loss = _loss(network, {key: values[chosen] for key, values in fitted.items()}).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            running = loss.item() if math.isnan(running) else 0.99 * running + 0.01 * loss.item()
+            if (step + 1) % every == 0 or step + 1 == config.steps:
+                rows.append({"step": step + 1, "loss": running} | _validate(network, held_out))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(output / "log.csv", text.getvalue())
+    origin = header | {"config": dataclasses.asdict(config), "sets": len(fitted["mi"])}
+    weights = output / "weights.safetensors"
+    save_weights(network, weights, origin | {"commit": provenance.commit(), "torch": torch.__version__})
+    return weights
+
+
+def _beginning(config: LookConfig) -> MIST:
+    """The weights with a second look: a new one, whose first layer the seed draws, if they have none."""
+    parent = MIST.from_pretrained(config.parent)
+    if parent.coordinates is not None:
+        raise ValueError(f"expected weights that are not adapted, got {config.parent}: adapt what this gives")
+    if parent.second_look is not None:
+        return parent
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        more = dataclasses.asdict(parent.config) | {"balls": True}
+        return parent.widened(MISTConfig(**more)).eval()
+
+
+def _read_part(config: LookConfig, part: int, path: Path, header: dict) -> None:
+    """What the second look sees of the problems of a part, and their mutual information."""
+    network = _beginning(config)
+    assert network.second_look is not None
+    seen: list[tuple[Tensor, ...]] = []
+    network.second_look.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    truths = []
+    with torch.no_grad():
+        for index in range(GROUPS):
+            x, y, mi = group(MIXTURES[config.mixture], config.seed, part, 0, index, torch.device("cpu"))
+            network(x, y)
+            truths.append(mi)
+    inputs = dict(zip(("reading", "summary", "vector", "hidden"), map(torch.cat, zip(*seen, strict=True)), strict=True))
+    write(path, inputs | {"mi": torch.cat(truths)}, {"header": json.dumps(header)})
+
+
+def _loss(network: MIST, seen: dict[str, Tensor]) -> Tensor:
+    """(b,) pinball losses in units of the spread that was read first: the same whatever the second look makes of it."""
+    first, knots = _knots(network, seen)
+    return pinball(knots, seen["mi"]) / (spread(first) + FLOOR)
+
+
+def _knots(network: MIST, seen: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The first reading and what the second look makes of it, both (b, KNOTS) nats."""
+    assert network.second_look is not None
+    changed = network.second_look(seen["reading"], seen["summary"], seen["vector"], seen["hidden"])
+    return quantiles.not_negative(seen["reading"]), quantiles.not_negative(changed)
+
+
+@torch.no_grad()
+def _validate(network: MIST, held_out: dict[str, Tensor]) -> dict[str, float]:
+    _, knots = _knots(network, held_out)
+    mi = held_out["mi"]
+    inside = (quantiles.quantile(knots, 0.05) <= mi) & (mi <= quantiles.quantile(knots, 0.95))
+    return {
+        "held_out_loss": _loss(network, held_out).mean().item(),
+        "held_out_error": (quantiles.mean(knots) - mi).abs().mean().item(),
+        "coverage90": inside.float().mean().item(),
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``mist-loss look``: one for each field of LookConfig."""
+    parser.add_argument("parent", metavar="WEIGHTS", help="name, file or folder; they stay as they are")
+    for field in dataclasses.fields(LookConfig)[1:]:
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the run; an interrupted run goes on")
+    parser.add_argument("--workers", type=int, default=1, help="processes that read (default: 1)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run ``mist-loss look``."""
+    config = LookConfig(**{field.name: getattr(args, field.name) for field in dataclasses.fields(LookConfig)})
+    print(json.dumps({"weights": str(fit_second_look(config, args.output, args.workers))}))
+    return 0
