@@ -7,8 +7,10 @@ import argparse
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import math
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -26,6 +28,7 @@ from mist_loss.model.weights import find, save_weights, sha256, write
 from mist_loss.seeding import seeded
 from mist_loss.training import state
 from mist_loss.training.losses import pinball, spread
+from mist_loss.training.optimisation import require_within
 from mist_loss.training.stream import GROUPS, STEPS, VERSION, group
 from mist_loss.validation import is_number
 
@@ -75,16 +78,17 @@ def fit_second_look(config: LookConfig, output: Path, workers: int = 1) -> Path:
     Args:
         config: what is fitted.
         output: folder of the run.
-        workers: processes that read, of one thread each; they change nothing but the time.
+        workers: processes that read, of one thread each if there are more than one; they change nothing but the time.
 
     Raises:
-        ValueError: the folder holds parts of another configuration, or the weights are adapted.
+        ValueError: the folder holds parts of another configuration, the weights are adapted, or no worker is left.
         ModuleNotFoundError: the ``train`` extra is not installed.
     """
     try:
         from tqdm import tqdm
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f'fitting needs {error.name}: pip install "mist-loss[train]"') from error
+    require_within("workers", workers, 64)
     network = _beginning(config)
     output.mkdir(parents=True, exist_ok=True)
     drawn = {"mixture": config.mixture, "seed": config.seed, "stream": VERSION}
@@ -93,13 +97,10 @@ def fit_second_look(config: LookConfig, output: Path, workers: int = 1) -> Path:
     for path in filter(Path.exists, paths):
         if (found := state.read_header(path)) != header:
             raise ValueError(f"{path} was read with {found}, asked for {header}: use another folder")
-    missing = [part for part in range(config.parts) if not paths[part].exists()]
-    if missing:
-        context = get_context("spawn")
-        with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
-            jobs = [pool.submit(_read_part, config, part, paths[part], header) for part in missing]
-            for job in tqdm(jobs, unit="part"):
-                job.result()
+    jobs = [(config, part, path, header) for part, path in enumerate(paths) if not path.exists()]
+    with tqdm(total=len(jobs), unit="part") as bar:
+        for _ in _in_processes(workers, jobs):
+            bar.update()
     read = [state.read(path, "") for path in paths]
     held_out, fitted = (
         {key: torch.cat([part[key] for part in chosen]) for key in read[0]}
@@ -131,6 +132,15 @@ def fit_second_look(config: LookConfig, output: Path, workers: int = 1) -> Path:
     weights = output / "weights.safetensors"
     save_weights(network, weights, origin | {"commit": provenance.commit(), "torch": torch.__version__})
     return weights
+
+
+def _in_processes(workers: int, jobs: list[tuple]) -> Iterator[None]:
+    """Read the parts, as many at a time as there are workers; one of them is this process."""
+    if workers == 1:
+        yield from itertools.starmap(_read_part, jobs)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        yield from pool.map(_read_part, *zip(*jobs, strict=True)) if jobs else ()
 
 
 def _beginning(config: LookConfig) -> MIST:

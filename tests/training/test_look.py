@@ -1,0 +1,87 @@
+"""The second look is fitted, and nothing else; what was read is kept."""
+
+import csv
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from mist_loss import MIST, cli
+from mist_loss.model.weights import read_header, save_weights, sha256
+from mist_loss.training import look
+from mist_loss.training.look import LookConfig, fit_second_look
+
+
+@pytest.fixture
+def parent(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(look, "GROUPS", 2)
+    path = tmp_path / "parent.safetensors"
+    save_weights(MIST(dataclasses.replace(model.config, balls=False)).eval(), path, {"seed": 0})
+    return path
+
+
+def config(parent, **more):
+    settings: dict[str, Any] = {"mixture": "paper", "parts": 3, "steps": 60, "batch": 32, "lr": 1e-2} | more
+    return LookConfig(str(parent), **settings)
+
+
+def test_nothing_else_changes_and_held_out_sets_are_read_better(parent, tmp_path):
+    path = fit_second_look(config(parent), tmp_path / "run")
+    before, after = MIST.from_pretrained(parent), MIST.from_pretrained(path)
+    assert after.second_look is not None
+    wide = before.state_dict()
+    for name, tensor in after.state_dict().items():
+        if name in wide:
+            same = tensor[..., : wide[name].shape[-1]] if tensor.dim() else tensor
+            assert torch.equal(same, wide[name]), name
+    after.second_look = None
+    x, y = torch.randn(2, 3, 60, 2)
+    torch.testing.assert_close(after(x, y), before(x, y))
+    with (tmp_path / "run" / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["held_out_loss"]) < 0.8 * float(rows[0]["held_out_loss"])
+    assert [int(rows[0]["step"]), int(rows[-1]["step"])] == [0, 60]
+    assert read_header(path)["provenance"]["parent_sha256"] == sha256(parent)
+
+
+def test_a_run_goes_on_with_what_it_has_read(parent, tmp_path):
+    path = fit_second_look(config(parent, steps=5), tmp_path / "run")
+    expected = MIST.from_pretrained(path).state_dict()
+    first = tmp_path / "run" / "part-0.safetensors"
+    written = first.stat().st_mtime_ns
+    (tmp_path / "run" / "part-1.safetensors").unlink()
+    path.unlink()
+    again = MIST.from_pretrained(fit_second_look(config(parent, steps=5), tmp_path / "run")).state_dict()
+    assert first.stat().st_mtime_ns == written
+    assert all(torch.equal(again[name], tensor) for name, tensor in expected.items())
+    with pytest.raises(ValueError, match="use another folder"):
+        fit_second_look(config(parent, seed=2), tmp_path / "run")
+
+
+def test_what_was_fitted_is_fitted_on(parent, tmp_path):
+    path = fit_second_look(config(parent, steps=5), tmp_path / "run")
+    on = MIST.from_pretrained(fit_second_look(config(path, steps=1, lr=0.0), tmp_path / "on"))
+    before = MIST.from_pretrained(path)
+    assert all(torch.equal(tensor, on.state_dict()[name]) for name, tensor in before.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"mixture": "none"}, "mixture must be one of"),
+        ({"parts": 1}, "parts must be a whole number from 2"),
+        ({"steps": 0}, "steps must be a whole number from 1"),
+        ({"batch": True}, "batch must be a whole number"),
+        ({"seed": -1}, "seed must be a whole number from 0"),
+        ({"lr": float("nan")}, "lr must be a finite number"),
+    ],
+)
+def test_settings_out_of_range_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        config("mist-base", **wrong)
+
+
+def test_the_command_says_what_it_refuses(tmp_path, capsys):
+    assert cli.main(["look", "mist-base", "--workers", "0", "--output", str(tmp_path)]) == 2
+    assert "workers must be a whole number in 1 to 64" in capsys.readouterr().err
