@@ -18,6 +18,7 @@ MIDDLE = 1  # the one of them that a reading may be drawn towards
 WIDEST = 16  # dimensions of a side beyond which its leading canonical coordinates stand for it
 BALLS = 6  # entries of the summary, the estimates first, the smallest balls first
 CENTRES = 512  # rows that are centres of balls, at most, so that memory and time are linear in the rows
+CACHED = 1 << 18  # distances that are held at a time, on a CPU
 NEAR, TIED = 1e-4, 1e-5  # relative and absolute, within which distances count as equal: rounding should part no ties
 
 
@@ -39,9 +40,26 @@ def ball_summary(linear: Canonical) -> Tensor:
         side if side.shape[2] <= WIDEST else turned[..., :WIDEST]
         for side, turned in ((linear.x, linear.u), (linear.y, linear.v))
     ]
-    n = sides[0].shape[1]
-    here = centres(sides[0], sides[1])
-    apart = [_distances(side, here) for side in sides]
+    sets = len(sides[0])
+    if sides[0].device.type == "cpu":  # a few at a time, since distances that leave the cache take four times as long
+        n = sides[0].shape[1]
+        sets = max(1, CACHED // (n * min(n, CENTRES)))
+    return torch.cat([_summary(x, y) for x, y in zip(*(side.split(sets) for side in sides), strict=True)])
+
+
+def centres(x: Tensor, y: Tensor) -> Tensor:
+    """Indices (b, min(n, CENTRES)) of rows: all, or evenly many of every length, whatever their order."""
+    n = x.shape[1]
+    if n <= CENTRES:
+        return torch.arange(n, device=x.device).expand(len(x), n)
+    order = (x.square().sum(2) + y.square().sum(2)).argsort(dim=1)
+    return order[:, torch.arange(CENTRES, device=x.device) * n // CENTRES]
+
+
+def _summary(x: Tensor, y: Tensor) -> Tensor:
+    """What ``ball_summary`` gives, of whitened sides."""
+    n, here = x.shape[1], centres(x, y)
+    apart = [_distances(side, here) for side in (x, y)]
     far = torch.maximum(*apart)
     nearest = far.topk(min(NEIGHBOURS[-1], n - 1) + 1, dim=2, largest=False).values
     whole = math.log(n - 1) - 1 / (2 * (n - 1))  # the digamma of n - 1, but for 1 / (12 n^2)
@@ -56,15 +74,6 @@ def ball_summary(linear: Canonical) -> Tensor:
     return torch.cat([torch.stack(nats, dim=1), shapes[MIDDLE]], dim=1)
 
 
-def centres(x: Tensor, y: Tensor) -> Tensor:
-    """Indices (b, min(n, CENTRES)) of rows: all, or evenly many of every length, whatever their order."""
-    n = x.shape[1]
-    if n <= CENTRES:
-        return torch.arange(n, device=x.device).expand(len(x), n)
-    order = (x.square().sum(2) + y.square().sum(2)).argsort(dim=1)
-    return order[:, torch.arange(CENTRES, device=x.device) * n // CENTRES]
-
-
 def _distances(side: Tensor, here: Tensor) -> Tensor:
     """(b, c, n), of differences: from inner products, ties would be lost to rounding."""
     return torch.cdist(take(side, here), side, compute_mode="donot_use_mm_for_euclid_dist")
@@ -72,4 +81,4 @@ def _distances(side: Tensor, here: Tensor) -> Tensor:
 
 def _digamma_of_neighbours(inside: Tensor) -> Tensor:
     """(b, c) of (b, c, n): the centre itself lies in each of its balls, and does not count."""
-    return torch.digamma((inside.count_nonzero(dim=2) - 1).float())
+    return torch.digamma((inside.sum(2, dtype=torch.int32) - 1).float())
