@@ -27,12 +27,11 @@ from mist_loss.model.network import MIST, MISTConfig
 from mist_loss.model.weights import find, save_weights, sha256, write
 from mist_loss.seeding import seeded
 from mist_loss.training import state
-from mist_loss.training.losses import pinball, spread
+from mist_loss.training.losses import relative_loss
 from mist_loss.training.optimisation import require_within
 from mist_loss.training.stream import GROUPS, STEPS, VERSION, group
 from mist_loss.validation import is_number
 
-FLOOR = 0.05  # nats, of the spread that errors are measured in, as in mist_loss.training.losses.relative_loss
 HELD_OUT = 16  # of so many parts, one is not fitted to
 REPORTS = 10  # rows of the log
 
@@ -116,7 +115,8 @@ def fit_second_look(config: LookConfig, output: Path, workers: int = 1) -> Path:
             for settings in optimizer.param_groups:
                 settings["lr"] = config.lr * 0.5 * (1 + math.cos(math.pi * step / config.steps))
             chosen = torch.randint(len(fitted["mi"]), (config.batch,))
-            loss = _loss(network, {key: values[chosen] for key, values in fitted.items()}).mean()
+            batch = {key: values[chosen] for key, values in fitted.items()}
+            loss = relative_loss(_knots(network, batch), batch["mi"]).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -172,26 +172,18 @@ def _read_part(config: LookConfig, part: int, path: Path, header: dict) -> None:
     write(path, inputs | {"mi": torch.cat(truths)}, {"header": json.dumps(header)})
 
 
-def _loss(network: MIST, seen: dict[str, Tensor]) -> Tensor:
-    """(b,) pinball losses in units of the spread that was read first: the same whatever the second look makes of it."""
-    first, knots = _knots(network, seen)
-    return pinball(knots, seen["mi"]) / (spread(first) + FLOOR)
-
-
-def _knots(network: MIST, seen: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The first reading and what the second look makes of it, both (b, KNOTS) nats."""
+def _knots(network: MIST, seen: dict[str, Tensor]) -> Tensor:
+    """What the second look makes of first readings: (b, KNOTS) nats."""
     assert network.second_look is not None
-    changed = network.second_look(seen["reading"], seen["summary"], seen["vector"], seen["hidden"])
-    return quantiles.not_negative(seen["reading"]), quantiles.not_negative(changed)
+    return quantiles.not_negative(network.second_look(seen["reading"], seen["summary"], seen["vector"], seen["hidden"]))
 
 
 @torch.no_grad()
 def _validate(network: MIST, held_out: dict[str, Tensor]) -> dict[str, float]:
-    _, knots = _knots(network, held_out)
-    mi = held_out["mi"]
+    knots, mi = _knots(network, held_out), held_out["mi"]
     inside = (quantiles.quantile(knots, 0.05) <= mi) & (mi <= quantiles.quantile(knots, 0.95))
     return {
-        "held_out_loss": _loss(network, held_out).mean().item(),
+        "held_out_loss": relative_loss(knots, mi).mean().item(),
         "held_out_error": (quantiles.mean(knots) - mi).abs().mean().item(),
         "coverage90": inside.float().mean().item(),
     }

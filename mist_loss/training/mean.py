@@ -38,8 +38,6 @@ def mean(models: Mapping[str, MIST], shares: Mapping[str, float]) -> MIST:
     if adapted := [name for name, model in models.items() if model.coordinates is not None]:
         raise ValueError(f"expected weights that are not adapted, got {adapted[0]}: adapt the mean")
     configs = [model.config for model in models.values()]
-    if len({config.balls for config in configs}) > 1:
-        raise ValueError("expected weights that all count balls, or none: one layer that was never trained has no mean")
     read = {name: max(getattr(config, name) for config in configs) for name in (*OPTIONAL, *TOLD)}
     first, *others = models
     config = replace(models[first].config, **read)
@@ -48,6 +46,8 @@ def mean(models: Mapping[str, MIST], shares: Mapping[str, float]) -> MIST:
             raise ValueError(
                 f"expected weights of the same sizes and ranges, got {first} and {name}: see mist-loss info"
             )
+    if len({config.balls for config in configs}) > 1:
+        raise ValueError("expected weights that all count balls, or none: one layer that was never trained has no mean")
     states = {name: model.widened(config).state_dict() for name, model in models.items()}
     for name in others:
         # means of means have them but for rounding

@@ -2,15 +2,18 @@
 
 import csv
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from mist_loss import MIST, cli
-from mist_loss.model.weights import read_header, save_weights, sha256
+from mist_loss.model.weights import find, read_header, save_weights, sha256
 from mist_loss.training import look
 from mist_loss.training.look import LookConfig, fit_second_look
+
+SHIPPED = 31  # the run of mist-base
 
 
 @pytest.fixture
@@ -80,6 +83,13 @@ def test_what_was_fitted_is_fitted_on(parent, tmp_path):
 def test_settings_out_of_range_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         config("mist-base", **wrong)
+
+
+def test_the_log_of_the_shipped_weights_is_kept_and_its_settings_can_be_used_again():
+    origin = read_header(find("mist-base"))["provenance"]
+    assert dataclasses.asdict(LookConfig(**origin["config"])) == origin["config"]
+    log = Path(__file__).parents[2] / "pretrained" / "training" / f"look-{SHIPPED}.csv"
+    assert log.read_text().splitlines()[-1].startswith(f"{origin['config']['steps']},")
 
 
 def test_the_command_says_what_it_refuses(tmp_path, capsys):

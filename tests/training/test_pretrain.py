@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -218,18 +217,11 @@ def test_adversaries_take_their_share_of_the_numbering(most):
         PretrainConfig(**{name: limit + 1}, adversaries=True)
 
 
-@pytest.mark.parametrize("name", ["mist-base", "mist-paper"])
+@pytest.mark.parametrize("name", ["mist-paper"])
 def test_settings_in_the_shipped_weights_can_be_used_again(name):
     settings = read_header(find(name))["provenance"]["config"]
     config = PretrainConfig(**settings)
     assert {key: getattr(config, key) for key in settings} == settings
-
-
-def test_the_log_of_the_last_run_is_that_of_the_shipped_weights():
-    facts = read_header(find("mist-base"))["provenance"]
-    logs = Path(__file__).parents[2] / "pretrained" / "training"
-    ends = [path.read_text().splitlines()[-1] for path in logs.glob("base-*.csv")]
-    assert any(end.startswith(f"{facts['step']},{facts['sets']},") for end in ends)
 
 
 def test_learning_rate_warms_up_and_decays():
