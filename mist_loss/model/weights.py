@@ -32,7 +32,7 @@ WEIGHTS, CHECKSUM = "model.safetensors", "model.safetensors.sha256"  # of a fold
 
 # name -> (file in the pretrained folder, sha256)
 REGISTRY: dict[str, tuple[str, str]] = {
-    "mist-base": ("mist-base.safetensors", "78010eb51292bd25405235a0171b2ef97f92d8406c70bb4abf1be9a09f91dc7c"),
+    "mist-base": ("mist-base.safetensors", "3de64f340a3c34bff1e3cb7f6957a0aaffac71a3974aae5da38e08d26ec54668"),
     "mist-paper": ("mist-paper.safetensors", "9d1811d307564482d144491298060b98b8fc3b241412d4c5f11ae46fb7a9586d"),
 }
 
