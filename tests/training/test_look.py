@@ -90,6 +90,10 @@ def test_the_log_of_the_shipped_weights_is_kept_and_its_settings_can_be_used_aga
     assert dataclasses.asdict(LookConfig(**origin["config"])) == origin["config"]
     log = Path(__file__).parents[2] / "pretrained" / "training" / f"look-{SHIPPED}.csv"
     assert log.read_text().splitlines()[-1].startswith(f"{origin['config']['steps']},")
+    card = (log.parents[1] / "mist-base.md").read_text()
+    settings = origin["config"]
+    assert f"--seed {settings['seed']} --parts {settings['parts']} --workers 2 --output runs/look-{SHIPPED}" in card
+    assert f"first readings of {origin['sets']:,} sets" in card
 
 
 def test_the_command_says_what_it_refuses(tmp_path, capsys):
