@@ -13,6 +13,7 @@ from torch import Tensor
 
 KNOTS = 13
 BELOW_ZERO = 0.01  # nats; the lowest knot is minus this
+AGREE = 0.02  # level of the ends between which one reading's mean must lie for another to agree with it
 _SPAN = 2.4  # normal score of the outermost levels, 0.8% and 99.2%
 
 
@@ -75,7 +76,7 @@ def quantile(knots: Tensor, level: float | Tensor) -> Tensor:
 def combine(first: Tensor, second: Tensor) -> Tensor:
     """One predictive distribution from two readings of the same sets, in coordinates that hide different things.
 
-    Where the mean of each lies in the 90% interval of the other, the two agree, and their quantiles are averaged, which
+    Where the mean of each lies in the 96% interval of the other, the two agree, and their quantiles are averaged, which
     lessens the noise of both. Where they part, one of them is blind, and neither can see what is not there: the one
     whose lower end is higher counts.
 
@@ -87,8 +88,8 @@ def combine(first: Tensor, second: Tensor) -> Tensor:
     """
     low, high, middle = [], [], []
     for knots in (first.float(), second.float()):
-        low.append(quantile(knots, 0.05))
-        high.append(quantile(knots, 0.95))
+        low.append(quantile(knots, AGREE))
+        high.append(quantile(knots, 1 - AGREE))
         middle.append(mean(knots))
     agree = (low[1] <= middle[0]) & (middle[0] <= high[1]) & (low[0] <= middle[1]) & (middle[1] <= high[0])
     surer = torch.where((low[1] > low[0])[:, None], second, first)
