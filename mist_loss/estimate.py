@@ -16,6 +16,7 @@ from mist_loss.model.projection import METHODS, directions, project
 from mist_loss.validation import as_tensor, check_choice, check_level, paired_sets, require_finite
 
 PROJECTIONS = (*METHODS, "none")
+RESOLUTION = 0.005  # nats; a twentieth of the intervals of independent sets should begin above zero, and a tenth did
 ROWS_AT_ONCE = 1 << 13  # of sets read together: more no longer fit a processor's cache, and take a third longer
 
 
@@ -52,7 +53,7 @@ def estimate_mi(
 
     Returns:
         Estimate(value, low, high) in nats: the mean of the predictive distribution, and its quantiles (1 - level)/2 and
-        (1 + level)/2. Of labels what counting says, see above.
+        (1 + level)/2; a low below RESOLUTION is zero. Of labels what counting says, see above.
 
     Raises:
         ValueError: input that cannot be used, see ``mist_loss.validation``; an unknown model or option.
@@ -128,9 +129,12 @@ def projection_note(network: MIST, x: Tensor, y: Tensor, projection: str) -> str
 
 
 def interval(knots: Tensor, level: float) -> Estimate:
-    """Point estimate and central interval, none of them negative, of predictive distributions (b, KNOTS): (b,) each."""
+    """Point estimate and central interval, none of them negative, of predictive distributions (b, KNOTS): (b,) each.
+
+    An interval that begins below RESOLUTION begins at zero: the model does not tell so little from nothing.
+    """
     low, high = (quantiles.quantile(knots, tail) for tail in ((1 - level) / 2, (1 + level) / 2))
-    return Estimate(quantiles.mean(knots).clamp_min(0), low, high)
+    return Estimate(quantiles.mean(knots).clamp_min(0), torch.where(low < RESOLUTION, torch.zeros_like(low), low), high)
 
 
 def _resolve(model: str | Path | MIST, device: torch.device) -> MIST:

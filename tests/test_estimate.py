@@ -10,6 +10,7 @@ import torch
 
 from mist_loss import MIST, MISTCriterion, cli, estimate_mi
 from mist_loss import estimate as estimate_module
+from mist_loss.estimate import interval
 from mist_loss.model import quantiles, weights
 from mist_loss.tables import read_columns
 
@@ -54,6 +55,20 @@ def test_value_and_interval_come_from_the_predictive_distribution(model):
     wider = estimate_mi(x, y, level=0.99, model=model)
     assert wider.low < result.low
     assert wider.high > result.high
+
+
+def test_an_interval_that_begins_next_to_zero_begins_at_zero():
+    knots = torch.tensor([0.004, 0.006])[:, None] + torch.linspace(-0.0001, 0.0001, quantiles.KNOTS)
+    value, low, high = interval(knots, 0.9)
+    torch.testing.assert_close(value, torch.tensor([0.004, 0.006]))
+    torch.testing.assert_close(low, torch.tensor([0.0, 0.006]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(high, torch.tensor([0.004, 0.006]), atol=1e-4, rtol=0)
+
+
+def test_independent_sets_seldom_have_an_interval_above_zero():
+    torch.manual_seed(12)
+    low = torch.cat([estimate_mi(torch.randn(100, n, d), torch.randn(100, n, d)).low for n, d in ((100, 2), (300, 5))])
+    assert (low > 0).float().mean() < 0.1  # a twentieth is meant
 
 
 def test_deterministic_and_without_a_graph(model):
