@@ -61,6 +61,7 @@ HEAD = 64  # dimensions of the head that NT-Xent, VICReg and Barlow Twins see
 REDUNDANCY = 0.15  # weight of that part of Barlow Twins; the published 0.005 is of a head of 8,192
 GROUP = 4  # features in a set that MIST reads
 TURNS = 4  # rotations a step: one alone is a noisy choice of directions
+PULL = 6.0  # of correlations, see MISTCriterion: strong, so that weakly shared directions gain beside strong ones
 OBJECTIVES = ("mist", "infomax", "ntxent", "vicreg", "barlow", "mist+ntxent")
 COLUMNS = {
     "linear probe": "linear",
@@ -167,7 +168,7 @@ class TurnedCriterion(nn.Module):
 
     def __init__(self, alike: bool, noise: float) -> None:
         super().__init__()
-        self.criterion, self.alike, self.noise = MISTCriterion(), alike, noise
+        self.criterion, self.alike, self.noise = MISTCriterion(pull=PULL), alike, noise
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of features (n, d), in nats."""
