@@ -69,6 +69,15 @@ def test_what_was_fitted_is_fitted_on(parent, tmp_path):
     assert all(torch.equal(tensor, on.state_dict()[name]) for name, tensor in before.state_dict().items())
 
 
+def test_independent_sets_are_drawn_as_often_as_asked():
+    mi = torch.tensor([0.0, 0.3, 1.0, 0.0, 2.0, 0.4])
+    torch.manual_seed(0)
+    drawn = torch.multinomial(look._chances(mi, 0.5), 4000, replacement=True).bincount(minlength=6) / 4000
+    torch.testing.assert_close(drawn, torch.tensor([0.25, 0.125, 0.125, 0.25, 0.125, 0.125]), atol=0.03, rtol=0)
+    for told, share in ((mi, 0.0), (mi + 1, 0.5), (0 * mi, 0.5)):  # as they come, where nothing is asked or to be had
+        assert look._chances(told, share).unique().numel() == 1
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -78,6 +87,7 @@ def test_what_was_fitted_is_fitted_on(parent, tmp_path):
         ({"batch": True}, "batch must be a whole number"),
         ({"seed": -1}, "seed must be a whole number from 0"),
         ({"lr": float("nan")}, "lr must be a finite number"),
+        ({"independent": 1.0}, "independent must be a share from 0 and below 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(wrong, message):
