@@ -83,9 +83,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--share", type=number(0), default=0.1, help="weight of MIST beside NT-Xent")
     parser.add_argument(
-        "--noise", type=number(0), default=0.0, help="on the whitened features that MIST reads, standard deviation"
-    )
-    parser.add_argument(
         "--queue",
         type=at_least(0),
         default=0,
@@ -161,21 +158,15 @@ def somewhere(maps: Tensor) -> Tensor:
 
 
 class TurnedCriterion(nn.Module):
-    """MISTCriterion of `turned_groups`, behind noise of that standard deviation.
+    """MISTCriterion of `turned_groups`."""
 
-    With noise a direction can share so much and no more, and nothing is gained by making it ever more precise.
-    """
-
-    def __init__(self, alike: bool, noise: float) -> None:
+    def __init__(self, alike: bool) -> None:
         super().__init__()
-        self.criterion, self.alike, self.noise = MISTCriterion(pull=PULL), alike, noise
+        self.criterion, self.alike = MISTCriterion(pull=PULL), alike
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of features (n, d), in nats."""
-        first, second = turned_groups(x, y, self.alike)
-        if self.noise:
-            first, second = (t + self.noise * torch.randn_like(t) for t in (first, second))
-        return self.criterion(first, second)
+        return self.criterion(*turned_groups(x, y, self.alike))
 
 
 class Objective(nn.Module):
@@ -185,16 +176,15 @@ class Objective(nn.Module):
     and the local features of the other in one place, behind a head (Deep InfoMax, Hjelm et al. 2019, arXiv 1808.06670;
     across views as Bachman et al. 2019, arXiv 1906.00910). NT-Xent (Chen et al. 2020, arXiv 2002.05709), VICReg and
     Barlow Twins see the features through a head, as is usual for them; "mist+ntxent" is NT-Xent there and `share` times
-    MIST on the features. For "mist" and "mist+ntxent" a queue adds as many rows of past steps to
-    those that MIST reads, and `noise` is what it reads through.
+    MIST on the features. For "mist" and "mist+ntxent" a queue adds as many rows of past steps to those that MIST reads.
     """
 
-    def __init__(self, name: str, share: float, queue: int, noise: float, channels: int, features: int):
+    def __init__(self, name: str, share: float, queue: int, channels: int, features: int):
         super().__init__()
         self.name, self.share = name, share
         self.criterion: nn.Module | None = None
         if name in ("mist", "infomax", "mist+ntxent"):
-            self.criterion = TurnedCriterion(name != "infomax", noise)
+            self.criterion = TurnedCriterion(name != "infomax")
             if queue and name != "infomax":  # which pairs features with two other things in turn
                 self.criterion = QueuedCriterion(self.criterion, queue, features, features)
         others = {"vicreg": VICRegLoss(), "barlow": BarlowTwinsLoss(REDUNDANCY)}
@@ -257,7 +247,7 @@ def train(args: argparse.Namespace, images: Images, encoder: nn.Sequential) -> t
     """Train in place, from a checkpoint if asked; returns a row of numbers for each epoch and the seconds it took."""
     trunk, head = encoder
     channels = next(head.parameters()).shape[1]
-    objective = Objective(args.objective, args.share, args.queue, args.noise, channels, args.features).to(args.device)
+    objective = Objective(args.objective, args.share, args.queue, channels, args.features).to(args.device)
     both = nn.ModuleDict({"encoder": encoder, "objective": objective})
     optimizer = torch.optim.AdamW(both.parameters(), lr=args.lr, weight_decay=1e-4)
     notes = load_checkpoint(args, both, [optimizer]) or {"history": [], "seconds": 0.0}

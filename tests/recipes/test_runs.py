@@ -86,7 +86,7 @@ def test_another_run_s_folder_is_left_alone(tmp_path):
     ("recipe", "flags", "message"),
     [
         (disentangle, ["--rebuild", "-3"], "finite number of at least 0"),
-        (contrastive, ["--noise", "nan"], "finite number of at least 0"),
+        (contrastive, ["--share", "nan"], "finite number of at least 0"),
         (information_plane, ["--seed", str(2**32)], "at most"),
         (invariance, ["--device", "meta"], "a device of this machine"),
     ],
