@@ -16,7 +16,7 @@ from mist_loss.model.projection import METHODS, directions, project
 from mist_loss.validation import as_tensor, check_choice, check_level, paired_sets, require_finite
 
 PROJECTIONS = (*METHODS, "none")
-RESOLUTION = 0.005  # nats; a twentieth of the intervals of independent sets should begin above zero, and a tenth did
+RESOLUTION = 0.005  # nats; ends in between would call independent sets dependent more often than the level says
 ROWS_AT_ONCE = 1 << 13  # of sets read together: more no longer fit a processor's cache, and take a third longer
 
 

@@ -24,12 +24,11 @@ from matplotlib.image import imread
 from torch import Tensor
 
 from common import LARGEST_SEED, at_least, number, parse_flags, save_figure, settings, start
-from mist_loss import MIST
+from mist_loss import MIST, estimate_mi
 from mist_loss.evaluation import embeddings
 from mist_loss.files import replacing, write_text
 from mist_loss.flows.adapt import Adaptation, adapt
 from mist_loss.flows.labelled import channel_pairs, separable_classes
-from mist_loss.model import quantiles
 from mist_loss.training.finetune import FinetuneConfig
 
 SOURCES = (1, 2, 3, 4)
@@ -126,10 +125,7 @@ def judge(model: MIST, views: Views, sets: int, n: int) -> list[dict[str, float]
         for flip in FLIPS:
             for _ in range(sets):
                 problem = channel_pairs(x, y, classes, sources, flip, n)
-                with torch.no_grad():
-                    knots = model(problem.x, problem.y)
-                low, high = (quantiles.quantile(knots, level).item() for level in (0.05, 0.95))
-                value = quantiles.mean(knots).clamp_min(0).item()
+                value, low, high = (t.item() for t in estimate_mi(problem.x, problem.y, model=model))
                 row = {"sources": sources, "flip": flip, "true": problem.mi.item(), "value": value}
                 found.append(row | {"low": low, "high": high})
     return found

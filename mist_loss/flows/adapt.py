@@ -21,6 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mist_loss import provenance
+from mist_loss.estimate import interval
 from mist_loss.files import write_text
 from mist_loss.flows.card import card
 from mist_loss.flows.coordinates import NormalCoordinates
@@ -28,7 +29,6 @@ from mist_loss.flows.marginals import WIDEST, FlowReport, Marginal, PoorFit, fit
 from mist_loss.flows.pushed import Pushed, PushedProblem
 from mist_loss.meta.families import Problem
 from mist_loss.meta.mixtures import MIXTURES
-from mist_loss.model import quantiles
 from mist_loss.model.network import MIST
 from mist_loss.model.weights import find, save_weights, sha256, write
 from mist_loss.seeding import seeded
@@ -214,9 +214,8 @@ def accuracy(model: MIST, problems: list[PushedProblem]) -> Accuracy:
     """Error and coverage over all sets of some groups of problems."""
     errors, inside = [], []
     for x, y, mi, _ in problems:  # as a user would read them
-        knots = model(x, y)
-        errors.append((quantiles.mean(knots).clamp_min(0) - mi).abs())
-        low, high = (quantiles.quantile(knots, (1 + sign * LEVEL) / 2) for sign in (-1, 1))
+        value, low, high = interval(model(x, y), LEVEL)
+        errors.append((value - mi).abs())
         inside.append((low <= mi) & (mi <= high))
     return Accuracy(torch.cat(errors).mean().item(), torch.cat(inside).float().mean().item())
 

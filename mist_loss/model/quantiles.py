@@ -13,7 +13,7 @@ from torch import Tensor
 
 KNOTS = 13
 BELOW_ZERO = 0.01  # nats; the lowest knot is minus this
-AGREE = 0.02  # level of the ends between which one reading's mean must lie for another to agree with it
+AGREE = 0.02  # two readings agree if each mean lies between the other's quantiles at this level and at 1 - this
 _SPAN = 2.4  # normal score of the outermost levels, 0.8% and 99.2%
 
 

@@ -173,6 +173,10 @@ def test_readings_that_agree_are_averaged():
     first, second = spread(1.0, 0.2), spread(1.2, 0.3)
     torch.testing.assert_close(quantiles.combine(first, second), (first + second) / 2)
     torch.testing.assert_close(quantiles.combine(second, first), (first + second) / 2)
+    far = spread(1.0 + 1.9 * 0.2, 0.2)  # within the 96% interval of the first, beyond that of 90%
+    torch.testing.assert_close(quantiles.combine(first, far), (first + far) / 2)
+    farther = spread(1.0 + 2.2 * 0.2, 0.2)
+    torch.testing.assert_close(quantiles.combine(first, farther), farther)
 
 
 @pytest.mark.parametrize(

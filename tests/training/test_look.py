@@ -78,6 +78,17 @@ def test_independent_sets_are_drawn_as_often_as_asked():
         assert look._chances(told, share).unique().numel() == 1
 
 
+def test_the_share_of_independent_sets_is_that_of_the_fit(parent, tmp_path, monkeypatch):
+    def fitted(share, bar):
+        monkeypatch.setattr(look, "NOTHING", bar)
+        path = fit_second_look(config(parent, independent=share, steps=5), tmp_path / "run")  # reads but once
+        return MIST.from_pretrained(path).state_dict()["second_look.layers.2.weight"]
+
+    as_they_come = fitted(0.0, 0.5)
+    assert torch.equal(fitted(0.9, 0.0), as_they_come)  # none of these problems is independent
+    assert not torch.equal(fitted(0.9, 0.5), as_they_come)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
