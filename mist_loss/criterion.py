@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mist_loss.collapse import way_out
 from mist_loss.distributed import gather_rows
-from mist_loss.estimate import PROJECTIONS, interval, predict, projection_note
+from mist_loss.estimate import LEVEL, PROJECTIONS, interval, predict, projection_note
 from mist_loss.model import quantiles
 from mist_loss.model.frozen import freeze, thaw
 from mist_loss.model.network import MIST
@@ -34,7 +34,6 @@ from mist_loss.validation import (
 
 SIGNS = {"maximize": -1.0, "minimize": 1.0}
 TINY = 1e-32  # counts as zero
-LEVEL = 0.9  # of the interval in ``criterion.last``
 PULL = 2.0  # how it was chosen: docs/objective.md
 PUSH = 6.0  # how it was chosen: docs/objective.md
 
@@ -42,7 +41,8 @@ PUSH = 6.0  # how it was chosen: docs/objective.md
 class Last(NamedTuple):
     """What a criterion saw in its last call, without a graph.
 
-    value, low, high: point estimate and 90% interval in nats, 0-d for one set, (b,) for a batch of sets; rows: n;
+    value, low, high: point estimate and 90% interval in nats, as ``estimate_mi`` gives them (a low next to zero is
+    zero), 0-d for one set, (b,) for a batch of sets; rows: n;
     dims: (dx, dy) of the input; in_range: whether rows and dims lie in the range the model was trained on (rows beyond
     its maximum do, since the model saturates there; dimensions that had to be projected do not).
     """

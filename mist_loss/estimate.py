@@ -16,6 +16,7 @@ from mist_loss.model.projection import METHODS, directions, project
 from mist_loss.validation import as_tensor, check_choice, check_level, paired_sets, require_finite
 
 PROJECTIONS = (*METHODS, "none")
+LEVEL = 0.9  # of an interval, unless another is asked for
 RESOLUTION = 0.005  # nats; ends in between would call independent sets dependent more often than the level says
 ROWS_AT_ONCE = 1 << 13  # of sets read together: more no longer fit a processor's cache, and take a third longer
 
@@ -31,7 +32,7 @@ class Estimate(NamedTuple):
 def estimate_mi(
     x: Tensor | np.ndarray,
     y: Tensor | np.ndarray,
-    level: float = 0.9,
+    level: float = LEVEL,
     model: str | Path | MIST = "mist-base",
     projection: str = "pca",
 ) -> Estimate:

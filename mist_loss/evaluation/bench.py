@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 from mist_loss import provenance
+from mist_loss.estimate import LEVEL
 from mist_loss.evaluation import corpora, everyday, metrics, tables
 from mist_loss.evaluation.corpora import Corpus, Item
-from mist_loss.evaluation.estimators import LEVEL, Named, Predictive, named
+from mist_loss.evaluation.estimators import Named, Predictive, named
 from mist_loss.evaluation.results import Result, Store
 from mist_loss.files import write_text
 from mist_loss.meta.mixtures import MIXTURES

@@ -9,11 +9,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from mist_loss.estimate import interval, predict
+from mist_loss.estimate import LEVEL, interval, predict
 from mist_loss.model import weights
 from mist_loss.model.network import MIST
-
-LEVEL = 0.9  # of every interval
 
 _RESAMPLED = re.compile(r"(?P<name>.+)@(?P<resamples>[1-9]\d*)")
 

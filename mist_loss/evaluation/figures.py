@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mist_loss.estimate import LEVEL
 from mist_loss.evaluation import metrics, tables
-from mist_loss.evaluation.estimators import LEVEL
 from mist_loss.evaluation.results import Columns, Result, columns, estimators
 from mist_loss.files import replacing
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from mist_loss.estimate import LEVEL
 from mist_loss.evaluation import metrics
-from mist_loss.evaluation.estimators import LEVEL
 from mist_loss.evaluation.results import Result, columns, estimators
 
 TARGETS = (0.1, 0.2, 0.5)  # nats of mean absolute error, for the number of rows needed

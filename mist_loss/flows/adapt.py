@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mist_loss import provenance
-from mist_loss.estimate import interval
+from mist_loss.estimate import LEVEL, interval
 from mist_loss.files import write_text
 from mist_loss.flows.card import card
 from mist_loss.flows.coordinates import NormalCoordinates
@@ -39,7 +39,6 @@ from mist_loss.validation import as_tensor, check_count, is_number
 
 HELD_OUT_SEED = -1  # of the problems that the gain is measured on; no run may use it
 HELD_OUT_GROUPS = 12
-LEVEL = 0.9
 READINGS = 2  # plain, and in the coordinates of the flows; a state of a single one cannot be gone on with
 
 

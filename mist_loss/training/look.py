@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mist_loss import provenance
-from mist_loss.estimate import interval
+from mist_loss.estimate import LEVEL, interval
 from mist_loss.files import write_text
 from mist_loss.meta.mixtures import MIXTURES
 from mist_loss.model import quantiles
@@ -36,7 +36,6 @@ from mist_loss.validation import is_number
 MOST_PARTS = 4096  # torch.multinomial draws from no more than 2^24 sets
 HELD_OUT = 16  # of so many parts, one is not fitted to
 REPORTS = 10  # rows of the log
-LEVEL = 0.9
 NOTHING = 1e-6  # nats; sets that share less count as independent
 
 

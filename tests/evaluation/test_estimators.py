@@ -25,7 +25,7 @@ def test_a_file_is_the_model_in_it(tmp_path, model):
     found = estimators.named(str(path))
     x, y = torch.randn(2, 30, 2)
     assert found.weights == sha256(path)
-    result, expected = found.estimate(x, y), estimate_mi(x, y, estimators.LEVEL, model)
+    result, expected = found.estimate(x, y), estimate_mi(x, y, model=model)
     for a, b in zip((result.value, result.low, result.high), expected, strict=True):
         torch.testing.assert_close(a, b)
 
