@@ -40,6 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"mist-loss {args.command}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"mist-loss {args.command}: interrupted; what was saved is kept", file=sys.stderr)
+        return 130  # 128 and the number of the signal, as shells have it
 
 
 if __name__ == "__main__":

@@ -114,6 +114,8 @@ class MISTCriterion(nn.Module):
         FileNotFoundError: the weights are missing.
     """
 
+    min_rows = MIN_ROWS  # which ``QueuedCriterion`` waits for
+
     def __init__(
         self,
         model: str | Path | MIST = "mist-base",

@@ -132,10 +132,13 @@ def projection_note(network: MIST, x: Tensor, y: Tensor, projection: str) -> str
 def interval(knots: Tensor, level: float) -> Estimate:
     """Point estimate and central interval, none of them negative, of predictive distributions (b, KNOTS): (b,) each.
 
-    An interval that begins below RESOLUTION begins at zero: the model does not tell so little from nothing.
+    An interval that begins below RESOLUTION begins at zero: the model does not tell so little from nothing. It reaches
+    to the point estimate, a mean, where the central quantiles of a low level do not.
     """
+    value = quantiles.mean(knots).clamp_min(0)
     low, high = (quantiles.quantile(knots, tail) for tail in ((1 - level) / 2, (1 + level) / 2))
-    return Estimate(quantiles.mean(knots).clamp_min(0), torch.where(low < RESOLUTION, torch.zeros_like(low), low), high)
+    low = torch.where(low < RESOLUTION, torch.zeros_like(low), low)
+    return Estimate(value, torch.minimum(low, value), torch.maximum(high, value))
 
 
 def _resolve(model: str | Path | MIST, device: torch.device) -> MIST:

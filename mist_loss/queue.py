@@ -61,7 +61,8 @@ class QueuedCriterion(nn.Module):
             y: (n, dy).
 
         Returns:
-            What the criterion returns.
+            What the criterion returns; a zero without influence while these rows and the kept ones are fewer than its
+            ``min_rows``, if it says so.
 
         Raises:
             ValueError: sets of other dimensions, or what the criterion refuses; the queue is then as before.
@@ -82,6 +83,9 @@ class QueuedCriterion(nn.Module):
         if not self.training:
             return self.criterion(x, y)
         past = self.filled
+        if len(x) + past < getattr(self.criterion, "min_rows", 1):
+            self._keep(x.detach(), y.detach())
+            return x[:0].sum() + y[:0].sum()
         # of two precisions the wider: a narrow one may not hold the rows of the other
         loss = self.criterion(torch.cat([x, self.x[:past]]), torch.cat([y, self.y[:past]]))
         self._keep(x.detach(), y.detach())

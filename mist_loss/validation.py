@@ -25,7 +25,10 @@ def as_tensor(sample: Tensor | np.ndarray) -> Tensor:
         return sample
     refuse_masked("an array", sample)
     if sample.dtype.kind not in "biufc" or sample.dtype.itemsize > 8:
-        raise ValueError(f"expected an array of floating-point numbers, got dtype {sample.dtype}: use .astype(float)")
+        raise ValueError(
+            f"expected an array of floating-point numbers, got dtype {sample.dtype}: use .astype(float), for labels "
+            "indicators (pandas.get_dummies)"
+        )
     # a native, positive-stride, writable copy: torch shares memory with no other kind
     return torch.from_numpy(sample.astype(sample.dtype.newbyteorder("="), order="C"))
 
@@ -127,8 +130,9 @@ def _check_sample(name: str, sample: Tensor) -> None:
     if sample.dtype not in DTYPES:
         raise ValueError(
             f"expected {name} in float16, bfloat16, float32 or float64, got {sample.dtype}: make labels indicators "
-            f"with torch.nn.functional.one_hot({name}[:, 0].long()).float(), counts and booleans floats with "
-            f"{name}.float(), split complex numbers with torch.view_as_real"
+            f"with torch.nn.functional.one_hot({name}[:, 0].long()).float() or pandas.get_dummies, counts and booleans "
+            f"floats with {name}.float(), of an array or a data frame {name}.astype(float), split complex numbers with "
+            "torch.view_as_real"
         )
     if sample.layout != torch.strided or sample.is_nested:
         if sample.is_nested:

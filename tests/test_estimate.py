@@ -373,3 +373,12 @@ def test_levels_next_to_one_are_finite(model):
     assert all(bound.isfinite().all() for bound in high)
     assert (high[0] < high[1]).all()
     assert (high[1] < high[2]).all()
+
+
+@pytest.mark.parametrize("level", [0.01, 0.3, 0.5, 0.9])
+def test_an_interval_of_any_level_holds_the_estimate(level):
+    torch.manual_seed(0)
+    x = torch.randn(20, 64, 3)
+    for y in (torch.randn(20, 64, 3), x + torch.randn(20, 64, 3)):
+        value, low, high = estimate_mi(x, y, level=level)
+        assert ((low <= value) & (value <= high)).all()

@@ -151,9 +151,18 @@ def test_a_broken_batch_is_not_kept(bad):
 
 def test_small_batches_wait_for_enough_rows(model):
     queue = QueuedCriterion(MISTCriterion(model), 8, 1, 1)
+    x, y = torch.randn(2, 3, 1).requires_grad_()
+    loss = queue(x, y)
+    loss.backward()
+    assert loss == 0
+    assert queue.filled == 3
+    x = torch.randn(3, 1, requires_grad=True)
+    queue(x, x + torch.randn(3, 1)).backward()
+    assert x.grad is not None
+    assert x.grad.any()
+    queue.eval()
     with pytest.raises(ValueError, match="at least 4 rows, got 3"):
-        queue(torch.zeros(3, 1), torch.zeros(3, 1))
-    assert queue.filled == 0
+        queue(x, x)
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,6 @@ def adapt(
     }
     # of this run's folder only: a digest of rows does not go into the weights
     fingerprint = header | {"stream": VERSION, "data": {name: _digest(side) for name, side in sides.items()}}
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
     marginals, reports = _flows(sides, width, config.seed, output, fingerprint)
     flows = (marginals["x"], marginals.get("y", marginals["x"]))
     source = Source(*flows, rows, adapted.config.dims[1], mixture, replayed_groups(replay, config.groups), config.seed)
@@ -325,6 +323,7 @@ def _flows(
                 f"{name}.settings": json.dumps(marginal.settings),
                 f"{name}.report": json.dumps(report._asdict()),
             }
+        path.parent.mkdir(parents=True, exist_ok=True)  # of what is refused nothing is left
         write(path, tensors, header)
     return {name: pair[0] for name, pair in fitted.items()}, {name: pair[1] for name, pair in fitted.items()}
 

@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 KNOTS = 32  # of the piecewise-linear map to normal scores
+STILL = 1e-4  # share of the mean variance of a side's directions, below which one counts as without any
 
 
 class Canonical(NamedTuple):
@@ -103,6 +104,9 @@ def shrinkage(n: int, d: int) -> float:
 def whiten(z: Tensor) -> Tensor:
     """Centre and decorrelate the features, through the Cholesky factor of the shrunk covariance, in float64.
 
+    Where rows are more than features, gradients along directions that hardly vary are left out: those of features
+    that copy others would be huge, and part the copies. (Float32 is too coarse to tell such directions.)
+
     Args:
         z: (b, n, d).
 
@@ -117,9 +121,26 @@ def whiten(z: Tensor) -> Tensor:
     share = shrinkage(n, d)
     level = covariance.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-6)
     identity = torch.eye(d, device=z.device, dtype=z.dtype)
+    if n > d and z.dtype == torch.float64 and z.requires_grad:
+        z = _varied(z, covariance, level)
+        covariance = z.transpose(1, 2) @ z / n
     shrunk = (1 - share) * covariance + share * level[:, None, None] * identity
     factor = torch.linalg.cholesky_ex(shrunk).L
     return torch.linalg.solve_triangular(factor, z.transpose(1, 2), upper=False).transpose(1, 2)
+
+
+def _varied(z: Tensor, covariance: Tensor, level: Tensor) -> Tensor:
+    """The same rows, whose gradients are projected on directions of more variance than STILL times the mean.
+
+    By C^2 (C^2 + s^2)^-1, which needs no eigenvectors and is smooth where variances are equal.
+    """
+    with torch.no_grad():
+        identity = torch.eye(z.shape[2], device=z.device, dtype=z.dtype)
+        square = (covariance / level[:, None, None]) @ (covariance / level[:, None, None])
+        factor = torch.linalg.cholesky_ex(square + STILL**2 * identity).L
+        moving = torch.cholesky_solve(square, factor)
+    kept = z @ moving
+    return kept + (z - kept).detach()
 
 
 def align(zx: Tensor, zy: Tensor) -> Canonical:

@@ -32,8 +32,8 @@ def fetch(address: str, files: tuple[str, ...]) -> Path:
     repository, _, commit = address.partition("@")
     if not _COMMIT.fullmatch(commit):
         raise ValueError(
-            f"expected {repository}@COMMIT with the 40 hexadecimal digits of a commit, got {address!r}: weights are "
-            "loaded at a fixed commit, since branches and tags can move; the repository's history on the Hub lists them"
+            f"no file or folder is called {address!r}; of a repository on the Hub give {repository}@COMMIT with the 40 "
+            "hexadecimal digits of a commit, since branches and tags can move: its history lists them"
         )
     library = _library()
     try:

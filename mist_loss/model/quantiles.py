@@ -57,6 +57,8 @@ def mean(knots: Tensor) -> Tensor:
 def quantile(knots: Tensor, level: float | Tensor) -> Tensor:
     """Quantile of the predictive distribution: linear in the normal score, also beyond the last knots, not negative.
 
+    One that is cut at zero keeps its gradient, or a low quantile could not be raised from there.
+
     Args:
         knots: (..., KNOTS) nats, increasing.
         level: in (0, 1); a number, or a tensor that broadcasts against the leading dimensions.
@@ -70,7 +72,8 @@ def quantile(knots: Tensor, level: float | Tensor) -> Tensor:
     place = (score + _SPAN) / (2 * _SPAN) * (KNOTS - 1)
     lower = place.detach().floor().clamp(0, KNOTS - 2).long().expand(knots.shape[:-1])[..., None]
     start, end = knots.gather(-1, lower)[..., 0], knots.gather(-1, lower + 1)[..., 0]
-    return (start + (place - lower[..., 0]) * (end - start)).clamp_min(0)
+    found = start + (place - lower[..., 0]) * (end - start)
+    return torch.where(found < 0, found - found.detach(), found)
 
 
 def combine(first: Tensor, second: Tensor) -> Tensor:

@@ -151,3 +151,12 @@ def test_a_heat_map_without_matplotlib_is_refused_before_anything_is_computed(ro
     code, _, err = call(capsys, "estimate", rows, "--matrix", "--output", tmp_path / "mi.csv")
     assert code == 2
     assert "a heat map needs matplotlib" in err
+
+
+def test_an_interrupted_command_says_so_in_a_line(monkeypatch, capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mist_loss.commands.models.main", interrupted)
+    assert cli.main(["models"]) == 130
+    assert capsys.readouterr().err == "mist-loss models: interrupted; what was saved is kept\n"
