@@ -195,6 +195,27 @@ def _near(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     return carry(families.canonical_normal(rho, n, dx, dy))
 
 
+def _strong(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
+    """Normal sides with many strongly correlated pairs, as of views with little noise: 1 - rho of 10^-3.5 to 10^-0.5.
+
+    Mostly as they are or mixed: correlation alone cannot tell them from uniform noise, of which other families have
+    more.
+    """
+    m = min(dx, dy)
+    noise = 10 ** uniform(b, -3.5, -0.5, device)[:, None].expand(-1, m)
+    if chance(0.5):
+        noise = noise * torch.exp(0.5 * torch.randn(b, m, device=device))
+    number = m if chance(0.6) else torch.randint(1, m + 1, (b, 1), device=device)
+    rho = (1 - noise).clamp(0.0, 0.9999) * (torch.arange(m, device=device) < number)
+    problem = families.canonical_normal(rho, n, dx, dy)
+    if chance(0.4):
+        return carry(problem)
+    if chance(0.5):
+        x, y = (t @ maps.random_linear(b, t.shape[2], device) for t in problem[:2])
+        return Problem(x, y, problem.mi)
+    return problem
+
+
 def _padded(side: Tensor, d: int, kinds: Sequence[str] = ("constant", "copies", "combinations")) -> Tensor:
     """Fill (b, n, k) up to (b, n, d) with constants, copies, sums or curves of its columns, in random places."""
     b, _, k = side.shape
@@ -244,6 +265,7 @@ BROADER: dict[str, tuple[float, Family]] = BROAD | {
     "warped": (10, _warped),
     "curved": (3, _curved),
     "near": (3, _near),
+    "strong": (14, _strong),
     "functional": (30, _functional),
     "ordinal": (24, broad_discrete.ordinal),
     "present": (20, broad_discrete.present),

@@ -155,6 +155,8 @@ def present(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     active = torch.arange(m, device=device) < torch.randint(1, pairs + 1, (b, 1), device=device)
     together = together * active * (1 if chance(0.8) else -1)
     rho = _padded_rho(b, dx, dy, device)
+    if chance(0.2):  # zeros of both sides alone are no evidence of anything
+        together, rho = 0 * together, 0 * rho
     there_x, there_y, x, y, mi = atoms.present_pairs(atoms.presence(p, q, together), rho, n)
     bits = chance(0.35)
     total = mi[0 if bits else 1, :, :pairs].sum(1)

@@ -34,8 +34,9 @@ class MISTConfig:
     direction of the other that become tokens, each way; independent_pairs: leading canonical pairs that become tokens
     once more, as independent components; near_pairs: leading canonical pairs in which near rows are compared;
     feature_pairs: pairs of features with levels that become tokens as they are; source_pairs: pairs of a source of one
-    side and a direction of the other. Each of these five may be 0: there are no such tokens then; repeats: whether the
-    network is told how often values repeat; balls: whether it takes a second look, told how many rows lie near a row.
+    side and a direction of the other. Each of these five may be 0: there are no such tokens then; look_width: of the
+    second look; repeats: whether the network is told how often values repeat; normal: what the sample would share if it
+    were normal; balls: whether it takes a second look, told how many rows lie near a row.
 
     Raises:
         ValueError: a size is no whole number or too small, a range is no pair in order, or the heads of the attention
@@ -53,7 +54,9 @@ class MISTConfig:
     near_pairs: int = 16
     feature_pairs: int = 8
     source_pairs: int = 16
+    look_width: int = 256
     repeats: bool = True
+    normal: bool = True
     balls: bool = True
 
     def __post_init__(self) -> None:
@@ -63,7 +66,7 @@ class MISTConfig:
                 raise ValueError(f"expected {name} as a pair of whole numbers (low, high) from 1 on, got {span!r}")
         for name in weights.TOLD:
             check_flag(name, getattr(self, name))
-        for field in dataclasses.fields(self)[2:-2]:
+        for field in dataclasses.fields(self)[2:-3]:
             size, least = getattr(self, field.name), 0 if field.name in weights.OPTIONAL else 1
             if not _is_size(size, least):
                 raise ValueError(f"expected {field.name} as a whole number from {least} on, got {size!r}")
@@ -71,10 +74,10 @@ class MISTConfig:
             raise ValueError(f"expected set_width as a multiple of {HEADS}, the heads, got {self.set_width}")
 
     @property
-    def seen(self) -> tuple[int, int, int, int, int, int, bool, bool]:
+    def seen(self) -> tuple[int, int, int, int, int, int, bool, bool, bool]:
         """What ``mist_loss.model.statistics.summarize`` is asked for."""
         pairs = self.mixed_pairs, self.independent_pairs, self.near_pairs, self.feature_pairs, self.source_pairs
-        return self.rows[1], *pairs, self.repeats, self.balls
+        return self.rows[1], *pairs, self.repeats, self.normal, self.balls
 
 
 def _is_size(value: object, least: int = 1) -> bool:
@@ -174,7 +177,7 @@ class MIST(nn.Module):
             self.pair_term.bias.copy_(torch.tensor([1.0, 0.0]))
         self.head = nn.Sequential(*(Residual(config.width) for _ in range(3)), nn.LayerNorm(config.width))
         self.quantiles = nn.Linear(config.width, KNOTS)
-        self.second_look = SecondLook(s, config.width) if config.balls else None
+        self.second_look = SecondLook(s, config.width, config.look_width, config.normal) if config.balls else None
         self.coordinates: NormalCoordinates | None = None
         self.parent: MIST | None = None
 
@@ -288,14 +291,17 @@ class MIST(nn.Module):
         shape, and are read from the start as the others are.
 
         Raises:
-            ValueError: the configuration leaves out repeats or balls that these weights read, or adds repeats to balls.
+            ValueError: the configuration leaves out what these weights are told, or tells those that count balls more.
             RuntimeError: it has other sizes.
         """
         for name in weights.TOLD:
             if getattr(self.config, name) and not getattr(config, name):
                 raise ValueError(f"expected a configuration with {name}, which these weights read, got one without")
-        if self.config.balls and not self.config.repeats and config.repeats:
-            raise ValueError("expected a configuration without repeats, as they cannot be added to weights with balls")
+        for name in weights.TOLD[:-1]:  # the vector ends with balls
+            if self.config.balls and getattr(config, name) and not getattr(self.config, name):
+                raise ValueError(
+                    f"expected a configuration without {name}, which cannot be added to weights with balls"
+                )
         with torch.random.fork_rng(devices=[]):  # its first weights are drawn, and replaced
             wider = MIST(config)
         new = {} if self.config.balls else wider.state_dict()  # a second look, as it begins

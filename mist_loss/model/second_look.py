@@ -1,39 +1,43 @@
-"""A second look at a first reading, once its value is known, beside what counting near rows says.
+"""A second look at a first reading, once its value is known, beside what other estimates say.
 
 The first reading is a sum of terms, and no layer that gives one of them knows the sum: not how wide an interval about
-40 nats has to be, nor that near rows (``mist_loss.model.balls``) say something else.
+40 nats has to be, nor that near rows (``mist_loss.model.balls``) or the formula for normal sides
+(``mist_loss.model.normal``) say something else.
 """
 
 import torch
 from torch import Tensor, nn
 
 from mist_loss.model.balls import BALLS, MIDDLE, NEIGHBOURS
+from mist_loss.model.normal import NORMAL
 from mist_loss.model.quantiles import KNOTS
 
-WIDTH = 64
 FURTHEST = 2.0  # of the logarithm of a scale, far beyond what training asks for
 
 
 class SecondLook(nn.Module):
-    """Moves a reading towards what balls say as far as they can be trusted, and rescales it on either side.
+    """Moves a reading towards what others say as far as they can be trusted, and rescales it on either side.
 
     What it looks at carries no gradients: a criterion, whose weights are at rest, has those of the first reading.
     """
 
-    def __init__(self, vector: int, hidden: int):
+    def __init__(self, vector: int, hidden: int, width: int, normal: bool):
         super().__init__()
-        last = nn.Linear(WIDTH, 3)
+        self.normal = normal
+        trusted = 2 if normal else 1
+        last = nn.Linear(width, trusted + 2)
         with torch.no_grad():  # nearly nothing at first, so that weights without it go on from where they were
             last.weight.zero_()
-            last.bias.copy_(torch.tensor([-3.0, 0.0, 0.0]))
-        self.layers = nn.Sequential(nn.Linear(vector + hidden + 3 + len(NEIGHBOURS), WIDTH), nn.GELU(), last)
+            last.bias.copy_(torch.tensor([-3.0] * trusted + [0.0, 0.0]))
+        seen = vector + hidden + 2 + len(NEIGHBOURS) + trusted
+        self.layers = nn.Sequential(nn.Linear(seen, width), nn.GELU(), last)
 
     def forward(self, reading: Tensor, summary: Tensor, vector: Tensor, hidden: Tensor) -> Tensor:
         """What the reading becomes.
 
         Args:
             reading: (b, KNOTS) quantiles in nats, increasing, any real numbers.
-            summary: (b, v) the vector of the set, which ends with that of balls.
+            summary: (b, v) the vector of the set, which ends with that of balls, before it that of normal sides.
             vector: (b, v) the same, normalised.
             hidden: (b, h) what the first reading was made from.
         """
@@ -47,9 +51,14 @@ class SecondLook(nn.Module):
         with torch.no_grad():
             centre = reading[:, middle, None]
             apart = summary[:, -BALLS:][:, : len(NEIGHBOURS)] - centre
+            if self.normal:
+                apart = torch.cat([apart, summary[:, -BALLS - NORMAL, None] - centre], dim=1)
             spread = torch.log(reading[:, middle + 3, None] - reading[:, middle - 3, None] + 0.001)
             size = torch.log(centre.clamp_min(0) + 0.1)
             seen = torch.cat([vector, hidden, centre / 4, size, spread, apart.clamp(-4, 4)], dim=1)
-        trust, below, above = self.layers(seen).split(1, dim=1)
-        scale = torch.cat([below.expand(-1, middle), torch.zeros_like(trust), above.expand(-1, middle)], dim=1)
-        return torch.sigmoid(trust) * apart[:, MIDDLE, None], scale.clamp(-FURTHEST, FURTHEST).exp()
+            others = apart[:, [MIDDLE, len(NEIGHBOURS)] if self.normal else [MIDDLE]]
+        *trusts, below, above = self.layers(seen).split(1, dim=1)
+        # shares of what is said in all, the first of them that of the reading
+        trust = torch.cat([torch.zeros_like(below), *trusts], dim=1).softmax(dim=1)[:, 1:]
+        scale = torch.cat([below.expand(-1, middle), torch.zeros_like(below), above.expand(-1, middle)], dim=1)
+        return (trust * others).sum(1, keepdim=True), scale.clamp(-FURTHEST, FURTHEST).exp()

@@ -16,6 +16,7 @@ from mist_loss.model.features import facing_features
 from mist_loss.model.frontend import Canonical, align, gaussianize, standard_score, standardize
 from mist_loss.model.independence import independent
 from mist_loss.model.neighbours import near
+from mist_loss.model.normal import normal_summary
 from mist_loss.model.repeats import repeat_summary
 from mist_loss.model.sources import facing_sources
 
@@ -54,6 +55,7 @@ def summarize(
     feature_pairs: int,
     source_pairs: int,
     repeats: bool,
+    normal: bool,
     balls: bool,
 ) -> Summary:
     """Run the front end and summarise what it gives.
@@ -68,6 +70,7 @@ def summarize(
         feature_pairs: of features with levels that face each other as they are.
         source_pairs: of a source of one side and a direction of the other.
         repeats: whether the vector says how often values repeat.
+        normal: whether it says what the sample would share if it were normal.
         balls: whether it says, last, how many rows lie near a row.
     """
     n, dx, dy = x.shape[1], x.shape[2], y.shape[2]
@@ -101,6 +104,7 @@ def summarize(
             gate * frame_summary(x, y, zx, zy),
             shape_summary(x, min(n, max_rows), dx, dy),
             *([repeat_summary(x, y)] if repeats else []),
+            *([normal_summary(linear)] if normal else []),
             *([ball_summary(linear)] if balls else []),
         ],
         dim=1,

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 FORMAT = "mist-loss-1"
 # sizes that may be 0, and are where a file does not say
 OPTIONAL = ("mixed_pairs", "independent_pairs", "near_pairs", "feature_pairs", "source_pairs")
-TOLD = ("repeats", "balls")  # flags, likewise
+TOLD = ("repeats", "normal", "balls")  # flags, likewise
+LOOK_WIDTH = 64  # where a file does not say
 WEIGHTS, CHECKSUM = "model.safetensors", "model.safetensors.sha256"  # of a folder
 
 # name -> (file in the pretrained folder, sha256)
@@ -133,8 +134,9 @@ def find(source: str | Path) -> Path:
     """The file of some weights, its hash checked where one is known.
 
     Args:
-        source: a registered name; the path of a .safetensors file; a folder that ``save_folder`` wrote; or
-            OWNER/NAME@COMMIT, such a folder on the Hugging Face Hub, cached by huggingface_hub.
+        source: a registered name; the path of a .safetensors file, and of its checksum too if FILE.sha256 lies beside
+            it; a folder that ``save_folder`` wrote; or OWNER/NAME@COMMIT, such a folder on the Hugging Face Hub,
+            cached by huggingface_hub.
 
     Raises:
         ValueError: an unknown name, or a file that is not what it should be.
@@ -159,7 +161,10 @@ def find(source: str | Path) -> Path:
     if path.suffix == ".safetensors":
         if not path.is_file():
             raise FileNotFoundError(f"no weights at {path}: give an existing file or one of {sorted(REGISTRY)}")
-        return path
+        checksum = path.with_name(f"{path.name}.sha256")
+        return _checked_by(checksum, path) if checksum.is_file() else path
+    if path.is_file():
+        raise ValueError(f"expected a .safetensors file, got {path}: others are not read, since they may hold code")
     if hub.is_address(name):
         return _find_in(hub.fetch(name, (WEIGHTS, CHECKSUM)))
     raise ValueError(
@@ -174,8 +179,12 @@ def _find_in(folder: Path) -> Path:
             run = folder / "weights.safetensors"  # the folder of a run of adapt or pretrain
             hint = f"; give {run}" if run.is_file() else ""
             raise FileNotFoundError(f"no {file_name} in {folder}: expected a folder that save_pretrained wrote{hint}")
-    digest = (folder / CHECKSUM).read_text(encoding="utf-8", errors="replace")[:64]
-    return _checked(folder / WEIGHTS, digest, f"what {CHECKSUM} beside it stands for", "delete both, copy them again")
+    return _checked_by(folder / CHECKSUM, folder / WEIGHTS)
+
+
+def _checked_by(checksum: Path, path: Path) -> Path:
+    digest = checksum.read_text(encoding="utf-8", errors="replace")[:64]
+    return _checked(path, digest, f"what {checksum.name} beside it stands for", "delete both, copy them again")
 
 
 def _checked(path: Path, digest: str, what: str, remedy: str) -> Path:
@@ -226,8 +235,8 @@ def _read(path: Path) -> "MIST":
     from mist_loss.model.network import MIST, MISTConfig
 
     # networks from before there was a kind of token have never seen one
-    unseen: dict[str, Any] = dict.fromkeys(OPTIONAL, 0) | dict.fromkeys(TOLD, False)
-    fields = unseen | read_header(path)["config"]
+    unsaid: dict[str, Any] = dict.fromkeys(OPTIONAL, 0) | dict.fromkeys(TOLD, False) | {"look_width": LOOK_WIDTH}
+    fields = unsaid | read_header(path)["config"]
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     try:
         config = MISTConfig(**fields)

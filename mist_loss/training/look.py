@@ -44,8 +44,8 @@ class LookConfig:
     """What determines the weights.
 
     parent: name or file of the weights. mixture, seed: of the problems. parts: of 32 groups of problems each.
-    independent: share of a batch that is of independent sets; 0: as many as the mixture has. steps, batch, lr,
-    weight_decay: of AdamW, with half a cosine.
+    independent: share of a batch that is of independent sets; 0: as many as the mixture has. width: of the second look,
+    if the weights have none. steps, batch, lr, weight_decay: of AdamW, with half a cosine.
 
     Raises:
         ValueError: a value out of its range, or an unknown mixture.
@@ -56,6 +56,7 @@ class LookConfig:
     seed: int = 0
     parts: int = 64
     independent: float = 0.2
+    width: int = 256
     steps: int = 12000
     batch: int = 512
     lr: float = 2e-3
@@ -64,7 +65,8 @@ class LookConfig:
     def __post_init__(self) -> None:
         if self.mixture not in MIXTURES:
             raise ValueError(f"mixture must be one of {sorted(MIXTURES)}, got {self.mixture!r}")
-        for name, low, high in (("seed", 0, 2**63), ("parts", 2, MOST_PARTS), ("steps", 1, STEPS), ("batch", 1, STEPS)):
+        ranges = {"seed": (0, 2**63), "parts": (2, MOST_PARTS), "steps": (1, STEPS), "batch": (1, STEPS)}
+        for name, (low, high) in (ranges | {"width": (1, 2**31)}).items():
             value = getattr(self, name)
             if type(value) is not int or not low <= value < high:
                 raise ValueError(f"{name} must be a whole number from {low} and below {high}, got {value!r}")
@@ -115,19 +117,19 @@ def fit_second_look(config: LookConfig, output: Path, workers: int = 1) -> Path:
     look = network.second_look
     assert look is not None
     optimizer = torch.optim.AdamW(look.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     rows = [{"step": 0, "loss": math.nan} | _validate(network, held_out)]
     chances = _chances(fitted["mi"], config.independent)
     running, every = math.nan, max(1, config.steps // REPORTS)
     with seeded(config.seed, torch.device("cpu")):
         for step in range(config.steps):
-            for settings in optimizer.param_groups:
-                settings["lr"] = config.lr * 0.5 * (1 + math.cos(math.pi * step / config.steps))
             chosen = torch.multinomial(chances, config.batch, replacement=True)
             batch = {key: values[chosen] for key, values in fitted.items()}
             loss = relative_loss(_knots(network, batch), batch["mi"]).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            schedule.step()
             running = loss.item() if math.isnan(running) else 0.99 * running + 0.01 * loss.item()
             if (step + 1) % every == 0 or step + 1 == config.steps:
                 rows.append({"step": step + 1, "loss": running} | _validate(network, held_out))
@@ -160,7 +162,7 @@ def _beginning(config: LookConfig) -> MIST:
         return parent
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        more = dataclasses.asdict(parent.config) | {"balls": True}
+        more = dataclasses.asdict(parent.config) | {"normal": True, "balls": True, "look_width": config.width}
         return parent.widened(MISTConfig(**more)).eval()
 
 

@@ -191,13 +191,13 @@ def test_of_readings_that_part_the_surer_counts(blind, seeing):
 def test_one_that_reads_more_says_the_same_at_first_and_learns_to_say_more():
     torch.manual_seed(0)
     config = MISTConfig(width=16, set_width=8, row_pairs=2, pair_width=4, near_pairs=4)
-    small = MIST(dataclasses.replace(config, repeats=False, balls=False)).eval()
+    small = MIST(dataclasses.replace(config, **dict.fromkeys(TOLD, False))).eval()
     before = torch.get_rng_state()
     wider = small.widened(config).eval()
     assert torch.equal(torch.get_rng_state(), before)
     x = torch.randn(2, 60, 3).round()
     y = (x + torch.randn_like(x)).round()
-    torch.testing.assert_close(wider(x, y), small(x, y), atol=0.2, rtol=0.02)  # the second look begins with little
+    torch.testing.assert_close(wider(x, y), small(x, y), atol=0.7, rtol=0.02)  # the second look begins with little
     look, wider.second_look = wider.second_look, None
     torch.testing.assert_close(wider(x, y), small(x, y))
     wider.second_look = look
@@ -210,8 +210,9 @@ def test_one_that_reads_more_says_the_same_at_first_and_learns_to_say_more():
     for flag in TOLD:
         with pytest.raises(ValueError, match=f"{flag}, which these weights read"):
             wider.widened(MISTConfig(**(dataclasses.asdict(config) | {flag: False})))
-    with pytest.raises(ValueError, match="without repeats"):
-        MIST(dataclasses.replace(config, repeats=False)).widened(config)
+    for flag in TOLD[:-1]:
+        with pytest.raises(ValueError, match=f"without {flag}, which cannot be added"):
+            MIST(MISTConfig(**(dataclasses.asdict(config) | {flag: False}))).widened(config)
 
 
 @pytest.mark.parametrize("flag", TOLD)
@@ -223,9 +224,18 @@ def test_the_network_is_told_or_not(flag, value):
 
 def test_what_never_varied_in_training_is_not_read():
     torch.manual_seed(0)
-    model = MIST(MISTConfig(width=16, set_width=8, row_pairs=2, pair_width=4, balls=False)).eval()
+    model = MIST(MISTConfig(width=16, set_width=8, row_pairs=2, pair_width=4, normal=False, balls=False)).eval()
     model.fit_normalization([model.summarize(torch.randn(4, 40, 2), torch.randn(4, 40, 2)) for _ in range(3)])
     summary = model.summarize(*torch.randn(2, 1, 40, 2))
     repeated = summary._replace(vector=torch.cat([summary.vector[:, :-14], torch.ones(1, 14)], dim=1))
     torch.testing.assert_close(model.read(repeated), model.read(summary))
     assert not torch.allclose(model.read(summary._replace(vector=summary.vector + 0.5)), model.read(summary))
+
+
+def test_a_quantile_that_is_cut_at_zero_can_still_be_raised():
+    knots = torch.full((3, quantiles.KNOTS), -quantiles.BELOW_ZERO, requires_grad=True)
+    found = quantiles.quantile(knots, 0.1)
+    assert (found == 0).all()
+    found.sum().backward()
+    assert knots.grad is not None
+    torch.testing.assert_close(knots.grad.sum(1), torch.ones(3))

@@ -6,6 +6,7 @@ from torch import nn
 
 from mist_loss.model.balls import BALLS, MIDDLE
 from mist_loss.model.network import MIST, MISTConfig
+from mist_loss.model.normal import NORMAL
 from mist_loss.model.quantiles import KNOTS
 from mist_loss.model.second_look import SecondLook
 
@@ -25,7 +26,7 @@ def last(look: SecondLook) -> nn.Linear:
 
 
 def test_it_moves_the_centre_towards_balls_and_scales_either_side(seen):
-    look = SecondLook(10 + BALLS, 8)
+    look = SecondLook(10 + BALLS, 8, 16, normal=False)
     reading, summary, _, _ = seen
     centre, said = reading[:, KNOTS // 2], summary[:, 10 + MIDDLE]
     start = look(*seen)
@@ -40,8 +41,23 @@ def test_it_moves_the_centre_towards_balls_and_scales_either_side(seen):
     assert (changed.diff(dim=1) >= 0).all()
 
 
-def test_it_adds_no_gradients_of_what_it_looks_at(seen):
-    look = SecondLook(10 + BALLS, 8)
+@pytest.mark.parametrize("chosen", [0, 1, 2])
+def test_it_shares_what_it_says_between_the_reading_and_two_others(seen, chosen):
+    look = SecondLook(10 + BALLS, 8, 16, normal=True)
+    reading, summary, _, _ = seen
+    said = torch.stack([reading[:, KNOTS // 2], summary[:, 10 + MIDDLE], summary[:, 10 - NORMAL]])
+    with torch.no_grad():
+        last(look).bias.copy_(torch.tensor([0.0, 0.0, 0.0, 0.0]))
+        torch.testing.assert_close(look(*seen)[:, KNOTS // 2], said.mean(0))
+        last(look).bias[:2] = -36.0
+        if chosen:
+            last(look).bias[chosen - 1] = 36.0
+    torch.testing.assert_close(look(*seen)[:, KNOTS // 2], said[chosen])
+
+
+@pytest.mark.parametrize("normal", [False, True])
+def test_it_adds_no_gradients_of_what_it_looks_at(seen, normal):
+    look = SecondLook(10 + BALLS, 8, 16, normal)
     with torch.no_grad():
         last(look).weight.normal_(std=0.2)
         last(look).bias.fill_(3.0)

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from mist_loss.model import weights
 from mist_loss.model.network import MIST, MISTConfig
 
-CONFIG = '{"width": 16, "set_width": 8, "row_pairs": 2, "pair_width": 4, "repeats": true, "balls": true}'
+SIZES = {"width": 16, "set_width": 8, "row_pairs": 2, "pair_width": 4, "look_width": 8}
+CONFIG = json.dumps(SIZES | dict.fromkeys(weights.TOLD, True))
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,9 @@ def test_a_damaged_folder_is_refused(saved, tmp_path, damage):
     message = {"che": weights.CHECKSUM, "wei": weights.WEIGHTS}.get(message, message)
     with pytest.raises(error, match=message):
         MIST.from_pretrained(folder)
+    if damage in ("tampered", "truncated", "checksum"):
+        with pytest.raises(ValueError, match=r"sha256 .* expected"):
+            MIST.from_pretrained(file)
 
 
 def test_unknown_and_missing_names():
@@ -106,6 +110,8 @@ def test_unknown_and_missing_names():
         MIST.from_pretrained("mist-huge")
     with pytest.raises(FileNotFoundError, match=r"no weights at .*gone\.safetensors"):
         MIST.from_pretrained("gone.safetensors")
+    with pytest.raises(ValueError, match=r"expected a \.safetensors file, got .*test_weights\.py"):
+        MIST.from_pretrained(__file__)
 
 
 class Bomb:
@@ -257,6 +263,17 @@ def test_a_file_from_before_there_was_a_flag_is_read_without_what_it_tells(tmp_p
     assert getattr(loaded.config, flag) is False
     x, y = torch.randint(3, (2, 2, 50, 2)).float()
     assert torch.equal(loaded(x, y), model(x, y))
+
+
+def test_a_file_from_before_the_width_of_a_second_look_was_said_has_the_one_they_had(tmp_path):
+    torch.manual_seed(0)
+    sizes = json.loads(CONFIG) | {"look_width": 64} | dict.fromkeys(weights.OPTIONAL, 0)
+    model = MIST(MISTConfig(**sizes)).eval()
+    path = tmp_path / "older.safetensors"
+    weights.save_weights(model, path, {"seed": 0})
+    del sizes["look_width"]
+    loaded = MIST.from_pretrained(with_header(path, tmp_path / "silent.safetensors", config=json.dumps(sizes)))
+    assert loaded.config == model.config
 
 
 @pytest.mark.parametrize(("dtype", "number"), [(torch.float64, 1e300), (torch.float8_e4m3fn, torch.nan)])

@@ -25,7 +25,8 @@ def parent(model, tmp_path, monkeypatch):
 
 
 def config(parent, **more):
-    settings: dict[str, Any] = {"mixture": "paper", "parts": 3, "steps": 60, "batch": 32, "lr": 1e-2} | more
+    sizes = {"parts": 3, "width": 32, "steps": 60, "batch": 32}
+    settings: dict[str, Any] = {"mixture": "paper", "lr": 1e-2} | sizes | more
     return LookConfig(str(parent), **settings)
 
 
@@ -96,6 +97,7 @@ def test_the_share_of_independent_sets_is_that_of_the_fit(parent, tmp_path, monk
         ({"parts": 1}, "parts must be a whole number from 2"),
         ({"steps": 0}, "steps must be a whole number from 1"),
         ({"batch": True}, "batch must be a whole number"),
+        ({"width": 0}, "width must be a whole number from 1"),
         ({"seed": -1}, "seed must be a whole number from 0"),
         ({"lr": float("nan")}, "lr must be a finite number"),
         ({"independent": 1.0}, "independent must be a share from 0 and below 1"),
