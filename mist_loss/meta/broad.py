@@ -196,24 +196,30 @@ def _near(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
 
 
 def _strong(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
-    """Normal sides with many strongly correlated pairs, as of views with little noise: 1 - rho of 10^-3.5 to 10^-0.5.
+    """Many strongly correlated pairs, as of views with little noise: 1 - rho of 10^-3.5 to 10^-0.5.
 
-    Mostly as they are or mixed: correlation alone cannot tell them from uniform noise, of which other families have
-    more.
+    Mostly of normal sides, and as they are or mixed. Noise of other kinds leaves the same correlations, and more nats.
     """
     m = min(dx, dy)
-    noise = 10 ** uniform(b, -3.5, -0.5, device)[:, None].expand(-1, m)
+    pairs = m if chance(0.6) else int(torch.randint(1, m + 1, ()))
+    loss = 10 ** uniform(b, -3.5, -0.5, device)[:, None].expand(-1, pairs)
     if chance(0.5):
-        noise = noise * torch.exp(0.5 * torch.randn(b, m, device=device))
-    number = m if chance(0.6) else torch.randint(1, m + 1, (b, 1), device=device)
-    rho = (1 - noise).clamp(0.0, 0.9999) * (torch.arange(m, device=device) < number)
-    problem = families.canonical_normal(rho, n, dx, dy)
+        loss = loss * torch.exp(0.5 * torch.randn(b, pairs, device=device))
+    rho = (1 - loss).clamp(0.1, 0.9999)
+    if chance(0.5):
+        x, y, mi = families.canonical_normal(rho, n, pairs, pairs)
+    else:
+        noise = choice(list(_DEVIATIONS))
+        x, y, mi = functions.noisy_function("line", noise, (rho**-2 - 1).sqrt() / _DEVIATIONS[noise], n)
+    x, y = (torch.cat([t, torch.randn(b, n, d - pairs, device=device)], dim=2) for t, d in ((x, dx), (y, dy)))
     if chance(0.4):
-        return carry(problem)
+        return carry(Problem(x, y, mi))
     if chance(0.5):
-        x, y = (t @ maps.random_linear(b, t.shape[2], device) for t in problem[:2])
-        return Problem(x, y, problem.mi)
-    return problem
+        x, y = (t @ maps.random_linear(b, t.shape[2], device) for t in (x, y))
+    return Problem(x, y, mi)
+
+
+_DEVIATIONS = {"laplace": math.sqrt(2), "uniform": 1 / math.sqrt(12), "exponential": 1.0}  # of functions.NOISES
 
 
 def _padded(side: Tensor, d: int, kinds: Sequence[str] = ("constant", "copies", "combinations")) -> Tensor:
@@ -265,7 +271,7 @@ BROADER: dict[str, tuple[float, Family]] = BROAD | {
     "warped": (10, _warped),
     "curved": (3, _curved),
     "near": (3, _near),
-    "strong": (14, _strong),
+    "strong": (18, _strong),
     "functional": (30, _functional),
     "ordinal": (24, broad_discrete.ordinal),
     "present": (20, broad_discrete.present),
