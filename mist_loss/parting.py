@@ -62,7 +62,7 @@ def _blocks(t: Tensor) -> Tensor:
 def _kernel(t: Tensor) -> Tensor:
     """(b k, n, n) Gaussian kernels of the blocks of a side, whitened, with zeros on the diagonal."""
     t = varying(t, CLIP)
-    t = _blocks(whiten(t).to(t.dtype))
+    t = _blocks(whiten(t, at_rest=True).to(t.dtype))
     norms = t.square().sum(2)
     squares = (norms[:, :, None] + norms[:, None] - 2 * t @ t.mT).clamp_min(0)
     kernel = torch.exp(-squares / (2 * norms.detach().mean(1).clamp_min(1e-12)[:, None, None]))

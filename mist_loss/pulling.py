@@ -37,7 +37,7 @@ def pulling(x: Tensor, y: Tensor, weight: float) -> Tensor:
     Returns:
         0-d zero: add it to a loss that maximises mutual information.
     """
-    u, v = (whiten(varying(t, CLIP)) for t in (x, y))
+    u, v = (whiten(varying(t, CLIP), at_rest=True) for t in (x, y))
     cross = u.mT @ v / u.shape[1]
     raised = cross.square() / 2 + PAIRING * _idle_pairing(cross.detach(), u.shape[1]) * cross
     pull = weight * raised.sum((1, 2)).mean().to(x.dtype)

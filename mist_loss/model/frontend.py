@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 KNOTS = 32  # of the piecewise-linear map to normal scores
-STILL = 1e-4  # share of the mean variance of a side's directions, below which one counts as without any
+STILL = 1e-5  # share of the mean variance of a side's directions, below which one counts as without any
 
 
 class Canonical(NamedTuple):
@@ -101,14 +101,37 @@ def shrinkage(n: int, d: int) -> float:
     return (1e-6 + r) / (1 + r)
 
 
-def whiten(z: Tensor) -> Tensor:
-    """Centre and decorrelate the features, through the Cholesky factor of the shrunk covariance, in float64.
+def copies_at_rest(z: Tensor) -> Tensor:
+    """The same features, without gradients along directions of less variance than STILL times the mean.
 
-    Where rows are more than features, gradients along directions that hardly vary are left out: those of features
-    that copy others would be huge, and part the copies. (Float32 is too coarse to tell such directions.)
+    Those of a feature that copies another would be huge, and part the two. The gradient goes through C (C + s)^-1,
+    which needs no eigenvectors of the covariance and leaves all others as they are but for s. Where features are as
+    many as rows some directions never vary, and shrinkage keeps their gradients small.
+
+    Args:
+        z: (b, n, d) centred, float64; on devices without it, float32 is too coarse to tell such directions.
+
+    Returns:
+        (b, n, d).
+    """
+    n, d = z.shape[1:]
+    if n <= d or z.dtype != torch.float64 or not z.requires_grad:
+        return z
+    with torch.no_grad():
+        covariance = z.mT @ z / n
+        covariance = covariance / covariance.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-6)[:, None, None]
+        factor = torch.linalg.cholesky_ex(covariance + STILL * torch.eye(d, device=z.device, dtype=z.dtype)).L
+        moving = torch.cholesky_solve(covariance, factor)
+    kept = z @ moving
+    return kept + (z - kept).detach()
+
+
+def whiten(z: Tensor, at_rest: bool = False) -> Tensor:
+    """Centre and decorrelate the features, through the Cholesky factor of the shrunk covariance, in float64.
 
     Args:
         z: (b, n, d).
+        at_rest: whether gradients go through ``copies_at_rest``.
 
     Returns:
         (b, n, d), float64 (float32 on devices without it), unit covariance where rows are plenty; directions without
@@ -117,33 +140,18 @@ def whiten(z: Tensor) -> Tensor:
     n, d = z.shape[1:]
     z = z.to(torch.float32 if z.device.type == "mps" else torch.float64)
     z = z - z.mean(1, keepdim=True)
+    if at_rest:
+        z = copies_at_rest(z)
     covariance = z.transpose(1, 2) @ z / n
     share = shrinkage(n, d)
     level = covariance.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-6)
     identity = torch.eye(d, device=z.device, dtype=z.dtype)
-    if n > d and z.dtype == torch.float64 and z.requires_grad:
-        z = _varied(z, covariance, level)
-        covariance = z.transpose(1, 2) @ z / n
     shrunk = (1 - share) * covariance + share * level[:, None, None] * identity
     factor = torch.linalg.cholesky_ex(shrunk).L
     return torch.linalg.solve_triangular(factor, z.transpose(1, 2), upper=False).transpose(1, 2)
 
 
-def _varied(z: Tensor, covariance: Tensor, level: Tensor) -> Tensor:
-    """The same rows, whose gradients are projected on directions of more variance than STILL times the mean.
-
-    By C^2 (C^2 + s^2)^-1, which needs no eigenvectors and is smooth where variances are equal.
-    """
-    with torch.no_grad():
-        identity = torch.eye(z.shape[2], device=z.device, dtype=z.dtype)
-        square = (covariance / level[:, None, None]) @ (covariance / level[:, None, None])
-        factor = torch.linalg.cholesky_ex(square + STILL**2 * identity).L
-        moving = torch.cholesky_solve(square, factor)
-    kept = z @ moving
-    return kept + (z - kept).detach()
-
-
-def align(zx: Tensor, zy: Tensor) -> Canonical:
+def align(zx: Tensor, zy: Tensor, at_rest: bool = False) -> Canonical:
     """Whiten both sides and rotate them into their canonical frame (Hotelling 1936).
 
     The rotations are constants for autograd, since mutual information does not depend on them; the correlations
@@ -152,12 +160,13 @@ def align(zx: Tensor, zy: Tensor) -> Canonical:
     Args:
         zx: (b, n, dx).
         zy: (b, n, dy).
+        at_rest: whether gradients go through ``copies_at_rest``: those of sides as they come from outside.
 
     Returns:
         Canonical, in the dtype of zx.
     """
     n, dtype = zx.shape[1], zx.dtype
-    x, y = whiten(zx), whiten(zy)
+    x, y = whiten(zx, at_rest), whiten(zy, at_rest)
     with torch.no_grad():
         left, _, right = torch.linalg.svd(x.transpose(1, 2) @ y / n, full_matrices=False)
         u, v = x @ left, y @ right.transpose(1, 2)

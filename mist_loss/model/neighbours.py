@@ -34,7 +34,8 @@ def near(linear: Canonical, pairs: int) -> Canonical:
         here = anchors(rows)
         there = neighbours(rows, here)
         here = here[..., None].expand_as(there)
-        return align(*(take(side, here.flatten(1)) - take(side, there.flatten(1)) for side in (u, v)))
+        apart_u, apart_v = (take(side, here.flatten(1)) - take(side, there.flatten(1)) for side in (u, v))
+        return align(apart_u, apart_v)
 
 
 def anchors(rows: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def summarize(
     n, dx, dy = x.shape[1], x.shape[2], y.shape[2]
     x, y = standardize(x), standardize(y)
     zx, zy = gaussianize(x), gaussianize(y)
-    linear = align(zx, zy)
+    linear = align(zx, zy, at_rest=True)
     quadratic = align(products(linear.u), products(linear.v))
     ways = [(linear.x, linear.y), (linear.y, linear.x)] if mixed_pairs else []
     mixed = [between(*way) for way in ways]
