@@ -44,7 +44,7 @@ class LookConfig:
     """What determines the weights.
 
     parent: name or file of the weights. mixture, seed: of the problems. parts: of 32 groups of problems each.
-    independent: share of a batch that is of independent sets; 0: as many as the mixture has. width: of the second look,
+    independent: share of a batch that is of independent sets; 0: whatever comes. width: of the second look,
     if the weights have none. steps, batch, lr, weight_decay: of AdamW, with half a cosine.
 
     Raises:
@@ -119,7 +119,7 @@ def fit_second_look(config: LookConfig, output: Path, workers: int = 1) -> Path:
     optimizer = torch.optim.AdamW(look.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     rows = [{"step": 0, "loss": math.nan} | _validate(network, held_out)]
-    chances = _chances(fitted["mi"], config.independent)
+    chances = _chances(fitted["mi"], fitted["rows"], config.independent)
     running, every = math.nan, max(1, config.steps // REPORTS)
     with seeded(config.seed, torch.device("cpu")):
         for step in range(config.steps):
@@ -167,30 +167,35 @@ def _beginning(config: LookConfig) -> MIST:
 
 
 def _read_part(config: LookConfig, part: int, path: Path, header: dict) -> None:
-    """What the second look sees of the problems of a part, and their mutual information."""
+    """What the second look sees of the problems of a part, their mutual information and how many rows they have."""
     network = _beginning(config)
     assert network.second_look is not None
     seen: list[tuple[Tensor, ...]] = []
     network.second_look.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
-    truths = []
+    truths, rows = [], []
     with torch.no_grad():
         for index in range(GROUPS):
             x, y, mi = group(MIXTURES[config.mixture], config.seed, part, 0, index, torch.device("cpu"))
             network(x, y)
             truths.append(mi)
+            rows.append(torch.full_like(mi, x.shape[1]))
     inputs = dict(zip(("reading", "summary", "vector", "hidden"), map(torch.cat, zip(*seen, strict=True)), strict=True))
-    write(path, inputs | {"mi": torch.cat(truths)}, {"header": json.dumps(header)})
+    inputs |= {"mi": torch.cat(truths), "rows": torch.cat(rows)}
+    write(path, inputs, {"header": json.dumps(header)})
 
 
-def _chances(mi: Tensor, independent: float) -> Tensor:
-    """How likely each set (m,) is drawn: independent ones as often as that share, where there are any.
+def _chances(mi: Tensor, rows: Tensor, independent: float) -> Tensor:
+    """How likely each set (m,) is drawn: independent ones as often as that share, one like the other, if there are any.
 
-    Of a mixture that has few of them, an estimator that is right on average over it sees dependence in too many.
+    Of a mixture that has few of them, an estimator that is right on average over it sees dependence in too many. The
+    others by the square root of their rows: a group has the more sets the fewer rows they have (``stream.ROW_BUDGET``),
+    and hardly one in ten sets has the rows that tell one kind of strong dependence from another.
     """
     nothing = mi < NOTHING
     if not independent or not nothing.any() or nothing.all():
-        return torch.ones_like(mi)
-    return torch.where(nothing, independent / nothing.sum(), (1 - independent) / (~nothing).sum())
+        return rows.sqrt()
+    dependent = (1 - independent) * rows.sqrt() / rows[~nothing].sqrt().sum()
+    return torch.where(nothing, independent / nothing.sum(), dependent)
 
 
 def _knots(network: MIST, seen: dict[str, Tensor]) -> Tensor:

@@ -71,12 +71,18 @@ def test_what_was_fitted_is_fitted_on(parent, tmp_path):
 
 
 def test_independent_sets_are_drawn_as_often_as_asked():
-    mi = torch.tensor([0.0, 0.3, 1.0, 0.0, 2.0, 0.4])
+    mi, rows = torch.tensor([0.0, 0.3, 1.0, 0.0, 2.0, 0.4]), torch.full((6,), 100.0)
     torch.manual_seed(0)
-    drawn = torch.multinomial(look._chances(mi, 0.5), 4000, replacement=True).bincount(minlength=6) / 4000
+    drawn = torch.multinomial(look._chances(mi, rows, 0.5), 4000, replacement=True).bincount(minlength=6) / 4000
     torch.testing.assert_close(drawn, torch.tensor([0.25, 0.125, 0.125, 0.25, 0.125, 0.125]), atol=0.03, rtol=0)
-    for told, share in ((mi, 0.0), (mi + 1, 0.5), (0 * mi, 0.5)):  # as they come, where nothing is asked or to be had
-        assert look._chances(told, share).unique().numel() == 1
+    for told, share in ((mi, 0.0), (mi + 1, 0.5), (0 * mi, 0.5)):  # as they come, where none is asked or to be had
+        assert look._chances(told, rows, share).unique().numel() == 1
+
+
+def test_dependent_sets_are_drawn_by_the_square_root_of_their_rows():
+    mi, rows = torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor([16.0, 1600.0, 16.0, 1600.0])
+    torch.testing.assert_close(look._chances(mi, rows, 0.2), torch.tensor([0.1, 0.1, 0.8 / 11, 8 / 11]))
+    torch.testing.assert_close(look._chances(mi, rows, 0.0), torch.tensor([4.0, 40.0, 4.0, 40.0]))
 
 
 def test_the_share_of_independent_sets_is_that_of_the_fit(parent, tmp_path, monkeypatch):
