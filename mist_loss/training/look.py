@@ -37,6 +37,7 @@ MOST_PARTS = 4096  # torch.multinomial draws from no more than 2^24 sets
 HELD_OUT = 16  # of so many parts, one is not fitted to
 REPORTS = 10  # rows of the log
 NOTHING = 1e-6  # nats; sets that share less count as independent
+EVEN = 0.25  # power of the rows by which dependent sets are drawn
 
 
 @dataclass(frozen=True)
@@ -188,13 +189,13 @@ def _chances(mi: Tensor, rows: Tensor, independent: float) -> Tensor:
     """How likely each set (m,) is drawn: independent ones as often as that share, one like the other, if there are any.
 
     Of a mixture that has few of them, an estimator that is right on average over it sees dependence in too many. The
-    others by the square root of their rows: a group has the more sets the fewer rows they have (``stream.ROW_BUDGET``),
+    others by a power of their rows: a group has the more sets the fewer rows they have (``stream.ROW_BUDGET``),
     and hardly one in ten sets has the rows that tell one kind of strong dependence from another.
     """
     nothing = mi < NOTHING
     if not independent or not nothing.any() or nothing.all():
-        return rows.sqrt()
-    dependent = (1 - independent) * rows.sqrt() / rows[~nothing].sqrt().sum()
+        return rows**EVEN
+    dependent = (1 - independent) * rows**EVEN / (rows[~nothing] ** EVEN).sum()
     return torch.where(nothing, independent / nothing.sum(), dependent)
 
 

@@ -79,10 +79,10 @@ def test_independent_sets_are_drawn_as_often_as_asked():
         assert look._chances(told, rows, share).unique().numel() == 1
 
 
-def test_dependent_sets_are_drawn_by_the_square_root_of_their_rows():
-    mi, rows = torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor([16.0, 1600.0, 16.0, 1600.0])
-    torch.testing.assert_close(look._chances(mi, rows, 0.2), torch.tensor([0.1, 0.1, 0.8 / 11, 8 / 11]))
-    torch.testing.assert_close(look._chances(mi, rows, 0.0), torch.tensor([4.0, 40.0, 4.0, 40.0]))
+def test_dependent_sets_are_drawn_by_a_power_of_their_rows():
+    mi, rows = torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor([16.0, 10000.0, 16.0, 10000.0])
+    torch.testing.assert_close(look._chances(mi, rows, 0.2), torch.tensor([0.1, 0.1, 1.6 / 12, 8 / 12]))
+    torch.testing.assert_close(look._chances(mi, rows, 0.0), torch.tensor([2.0, 10.0, 2.0, 10.0]))
 
 
 def test_the_share_of_independent_sets_is_that_of_the_fit(parent, tmp_path, monkeypatch):
