@@ -33,7 +33,7 @@ WEIGHTS, CHECKSUM = "model.safetensors", "model.safetensors.sha256"  # of a fold
 
 # name -> (file in the pretrained folder, sha256)
 REGISTRY: dict[str, tuple[str, str]] = {
-    "mist-base": ("mist-base.safetensors", "cb1eaf1f697bc412d2e162d1e3fee54a062b8de29ece156b6c4ab3f9966e24a1"),
+    "mist-base": ("mist-base.safetensors", "507cefa55d404a4b0ecc8b4aa71d2cbda8abf02c3aba43b40cc317ca4fb37033"),
     "mist-paper": ("mist-paper.safetensors", "9d1811d307564482d144491298060b98b8fc3b241412d4c5f11ae46fb7a9586d"),
 }
 
