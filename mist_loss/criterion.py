@@ -78,7 +78,7 @@ class MISTCriterion(nn.Module):
     Accumulating gradients over k small batches averages k estimates of few rows each; that is not the estimate of all
     their rows, which leans on the prior less. Prefer larger batches, ``QueuedCriterion``, or ``gather=True`` on several
     processes, and divide the loss by k where you do accumulate. In a ``DistributedDataParallel`` module a frozen
-    criterion is 184 buffers (3.5 MB; an adapted one twice as much and its flows) that the first rank sends to all in
+    criterion is 188 buffers (3.9 MB; an adapted one twice as much and its flows) that the first rank sends to all in
     every forward pass: keep the criterion outside of it, or give it ``broadcast_buffers=False``.
 
     Gradients of the estimate reach the input through correlations only and hold the canonical rotation constant, so
@@ -113,8 +113,6 @@ class MISTCriterion(nn.Module):
         ValueError: an unknown model or option.
         FileNotFoundError: the weights are missing.
     """
-
-    min_rows = MIN_ROWS  # which ``QueuedCriterion`` waits for
 
     def __init__(
         self,
@@ -152,6 +150,11 @@ class MISTCriterion(nn.Module):
             self.freeze()
         else:
             self.unfreeze()
+
+    @property
+    def min_rows(self) -> int:
+        """Rows of one process, at least, for which a ``QueuedCriterion`` waits: who gathers must not wait alone."""
+        return 1 if self.gather else MIN_ROWS
 
     def freeze(self) -> "MISTCriterion":
         """Turn the weights into buffers, in eval mode; returns self."""
@@ -197,7 +200,7 @@ class MISTCriterion(nn.Module):
         Raises:
             ValueError: input that cannot be used, see ``mist_loss.validation``.
         """
-        x, y, single = paired_sets(x, y, min_rows=1 if self.gather else MIN_ROWS)
+        x, y, single = paired_sets(x, y, min_rows=self.min_rows)
         if self.gather:
             x, y = gather_rows(x, y)
             check_rows(x.shape[1])

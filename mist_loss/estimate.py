@@ -54,7 +54,8 @@ def estimate_mi(
 
     Returns:
         Estimate(value, low, high) in nats: the mean of the predictive distribution, and its quantiles (1 - level)/2 and
-        (1 + level)/2; a low below RESOLUTION is zero. Of labels what counting says, see above.
+        (1 + level)/2, reaching to the mean where the level is low; a low below RESOLUTION is zero. Of labels what
+        counting says, see above.
 
     Raises:
         ValueError: input that cannot be used, see ``mist_loss.validation``; an unknown model or option.

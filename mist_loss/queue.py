@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mist_loss.validation import check_count, finite_sets, paired_sets
+from mist_loss.validation import check_count, finite_sets, paired_sets, require_finite
 
 
 class QueuedCriterion(nn.Module):
@@ -62,7 +62,7 @@ class QueuedCriterion(nn.Module):
 
         Returns:
             What the criterion returns; a zero without influence while these rows and the kept ones are fewer than its
-            ``min_rows``, if it says so.
+            ``min_rows``, if it says so and the queue can hold them.
 
         Raises:
             ValueError: sets of other dimensions, or what the criterion refuses; the queue is then as before.
@@ -83,7 +83,10 @@ class QueuedCriterion(nn.Module):
         if not self.training:
             return self.criterion(x, y)
         past = self.filled
-        if len(x) + past < getattr(self.criterion, "min_rows", 1):
+        least = getattr(self.criterion, "min_rows", 1)
+        if len(x) + past < least <= len(x) + self.size:
+            if x.device.type == "cpu" and not torch.compiler.is_compiling():
+                require_finite(x, y)
             self._keep(x.detach(), y.detach())
             return x[:0].sum() + y[:0].sum()
         # of two precisions the wider: a narrow one may not hold the rows of the other

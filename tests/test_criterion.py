@@ -487,3 +487,24 @@ def test_not_finite_on_a_device_that_must_not_wait(criterion, monkeypatch):
 def test_components_need_a_projection(model):
     with pytest.raises(ValueError, match="components"):
         MISTCriterion(model, projection="none", components=8)
+
+
+@pytest.mark.parametrize("objective", ["maximize", "minimize"])
+@pytest.mark.parametrize("weight", [0.0, 2.0], ids=["alone", "pulled or pushed"])
+@pytest.mark.parametrize("copies", [[0, 1, 0, 1], [0, 1, 1, 1, 0]])
+def test_features_that_copy_others_share_the_gradient_of_what_they_copy(objective, weight, copies):
+    torch.manual_seed(0)
+    x = torch.randn(256, 2)
+    y = x[:, :1] + torch.randn(256, 2)
+    criterion = MISTCriterion(objective=objective, pull=weight, push=weight)
+
+    def gradient(side):
+        side = side.detach().requires_grad_()
+        criterion(side, y).backward()
+        return side.grad
+
+    whole, shared = gradient(x), gradient(x[:, copies])
+    assert shared.norm() < 2 * whole.norm()
+    for feature in range(2):
+        parts = shared[:, [i for i, copied in enumerate(copies) if copied == feature]]
+        torch.testing.assert_close(parts, parts[:, :1].expand_as(parts), atol=1e-4, rtol=1e-3)

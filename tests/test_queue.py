@@ -165,6 +165,17 @@ def test_small_batches_wait_for_enough_rows(model):
         queue(x, x)
 
 
+def test_waiting_neither_hides_bad_rows_nor_lasts_forever(model):
+    queue = QueuedCriterion(MISTCriterion(model), 8, 1, 1)
+    with pytest.raises(ValueError, match="finite values"):
+        queue(torch.full((2, 1), torch.nan), torch.zeros(2, 1))
+    assert queue.filled == 0
+    short = QueuedCriterion(MISTCriterion(model), 2, 1, 1)  # with a row a step there are never four
+    with pytest.raises(ValueError, match="at least 4 rows, got 1"):
+        short(torch.zeros(1, 1), torch.zeros(1, 1))
+    assert MISTCriterion(model, gather=True).min_rows == 1
+
+
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [

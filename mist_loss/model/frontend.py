@@ -126,7 +126,7 @@ def copies_at_rest(z: Tensor) -> Tensor:
     return kept + (z - kept).detach()
 
 
-def whiten(z: Tensor, at_rest: bool = False) -> Tensor:
+def whiten(z: Tensor, *, at_rest: bool = False) -> Tensor:
     """Centre and decorrelate the features, through the Cholesky factor of the shrunk covariance, in float64.
 
     Args:
@@ -151,7 +151,7 @@ def whiten(z: Tensor, at_rest: bool = False) -> Tensor:
     return torch.linalg.solve_triangular(factor, z.transpose(1, 2), upper=False).transpose(1, 2)
 
 
-def align(zx: Tensor, zy: Tensor, at_rest: bool = False) -> Canonical:
+def align(zx: Tensor, zy: Tensor, *, at_rest: bool = False) -> Canonical:
     """Whiten both sides and rotate them into their canonical frame (Hotelling 1936).
 
     The rotations are constants for autograd, since mutual information does not depend on them; the correlations
@@ -166,7 +166,7 @@ def align(zx: Tensor, zy: Tensor, at_rest: bool = False) -> Canonical:
         Canonical, in the dtype of zx.
     """
     n, dtype = zx.shape[1], zx.dtype
-    x, y = whiten(zx, at_rest), whiten(zy, at_rest)
+    x, y = whiten(zx, at_rest=at_rest), whiten(zy, at_rest=at_rest)
     with torch.no_grad():
         left, _, right = torch.linalg.svd(x.transpose(1, 2) @ y / n, full_matrices=False)
         u, v = x @ left, y @ right.transpose(1, 2)

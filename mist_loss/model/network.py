@@ -291,16 +291,18 @@ class MIST(nn.Module):
         shape, and are read from the start as the others are.
 
         Raises:
-            ValueError: the configuration leaves out what these weights are told, or tells those that count balls more.
+            ValueError: the configuration leaves out what these weights are told, or tells more before it.
             RuntimeError: it has other sizes.
         """
         for name in weights.TOLD:
             if getattr(self.config, name) and not getattr(config, name):
                 raise ValueError(f"expected a configuration with {name}, which these weights read, got one without")
-        for name in weights.TOLD[:-1]:  # the vector ends with balls
-            if self.config.balls and getattr(config, name) and not getattr(self.config, name):
+        read = [name for name in weights.TOLD if getattr(self.config, name)]
+        for i, name in enumerate(weights.TOLD):  # in the order of the vector, of which only the end can be added to
+            after = [later for later in weights.TOLD[i:] if later in read]
+            if getattr(config, name) and name not in read and after:
                 raise ValueError(
-                    f"expected a configuration without {name}, which cannot be added to weights with balls"
+                    f"expected a configuration without {name}, which cannot be added to weights with {after[0]}"
                 )
         with torch.random.fork_rng(devices=[]):  # its first weights are drawn, and replaced
             wider = MIST(config)

@@ -52,7 +52,8 @@ def _relative_variance(residual: Tensor, weights: Tensor, rho: Tensor) -> Tensor
 def excess(n: int, dx: int, dy: int) -> Tensor:
     """Nats by which the Gaussian estimate from n rows is expected to exceed the truth, for normal sides.
 
-    Where rows are no more than features there is no such number; it is that of the least rows that have one.
+    Where rows hardly exceed features, or do not, there is no such number worth taking off; it is then that of two rows
+    more than features.
     """
     n = max(n, dx + dy + 2)
     terms = torch.digamma((n - torch.arange(1, dx + dy + 1, dtype=torch.float64, device="cpu")) / 2)

@@ -45,7 +45,7 @@ class LookConfig:
     """What determines the weights.
 
     parent: name or file of the weights. mixture, seed: of the problems. parts: of 32 groups of problems each.
-    independent: share of a batch that is of independent sets; 0: whatever comes. width: of the second look,
+    independent: share of a batch that is of independent sets; 0: as rows alone have it. width: of the second look,
     if the weights have none. steps, batch, lr, weight_decay: of AdamW, with half a cosine.
 
     Raises:
@@ -139,7 +139,8 @@ def fit_second_look(config: LookConfig, output: Path, workers: int = 1) -> Path:
     writer.writeheader()
     writer.writerows(rows)
     write_text(output / "log.csv", text.getvalue())
-    origin = header | {"config": dataclasses.asdict(config), "sets": len(fitted["mi"])}
+    settings = dataclasses.asdict(config) | {"width": network.config.look_width}  # of one that was there already
+    origin = header | {"config": settings, "sets": len(fitted["mi"])}
     weights = output / "weights.safetensors"
     save_weights(network, weights, origin | {"commit": provenance.commit(), "torch": torch.__version__})
     return weights

@@ -75,7 +75,7 @@ def test_independent_sets_are_drawn_as_often_as_asked():
     torch.manual_seed(0)
     drawn = torch.multinomial(look._chances(mi, rows, 0.5), 4000, replacement=True).bincount(minlength=6) / 4000
     torch.testing.assert_close(drawn, torch.tensor([0.25, 0.125, 0.125, 0.25, 0.125, 0.125]), atol=0.03, rtol=0)
-    for told, share in ((mi, 0.0), (mi + 1, 0.5), (0 * mi, 0.5)):  # as they come, where none is asked or to be had
+    for told, share in ((mi, 0.0), (mi + 1, 0.5), (0 * mi, 0.5)):  # all alike, where none is asked or to be had
         assert look._chances(told, rows, share).unique().numel() == 1
 
 
