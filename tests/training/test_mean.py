@@ -33,7 +33,7 @@ def test_shares_count_by_their_ratio(model):
 
 
 def test_weights_that_are_not_told_of_repeats_count_as_zero(model):
-    config = dataclasses.replace(model.config, balls=False)
+    config = dataclasses.replace(model.config, normal=False, balls=False)
     plain = MIST(dataclasses.replace(config, repeats=False)).eval()
     told = _heir(plain.widened(config), 1)
     found = mean({"plain": plain, "told": told}, {"plain": 1.0, "told": 1.0})
