@@ -66,7 +66,7 @@ class MISTConfig:
                 raise ValueError(f"expected {name} as a pair of whole numbers (low, high) from 1 on, got {span!r}")
         for name in weights.TOLD:
             check_flag(name, getattr(self, name))
-        for field in dataclasses.fields(self)[2:-3]:
+        for field in dataclasses.fields(self)[2 : -len(weights.TOLD)]:
             size, least = getattr(self, field.name), 0 if field.name in weights.OPTIONAL else 1
             if not _is_size(size, least):
                 raise ValueError(f"expected {field.name} as a whole number from {least} on, got {size!r}")

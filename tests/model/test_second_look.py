@@ -46,6 +46,8 @@ def test_it_shares_what_it_says_between_the_reading_and_two_others(seen, chosen)
     look = SecondLook(10 + BALLS, 8, 16, normal=True)
     reading, summary, _, _ = seen
     said = torch.stack([reading[:, KNOTS // 2], summary[:, 10 + MIDDLE], summary[:, 10 - NORMAL]])
+    begins = (look(*seen) - reading)[:, KNOTS // 2].abs()
+    assert (begins <= 0.05 * (said[1:] - said[0]).abs().sum(0) + 1e-6).all()  # e^-3 beside 1 for each of the two
     with torch.no_grad():
         last(look).bias.copy_(torch.tensor([0.0, 0.0, 0.0, 0.0]))
         torch.testing.assert_close(look(*seen)[:, KNOTS // 2], said.mean(0))
