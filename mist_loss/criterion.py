@@ -16,7 +16,7 @@ from mist_loss.model import quantiles
 from mist_loss.model.frozen import freeze, thaw
 from mist_loss.model.network import MIST
 from mist_loss.model.projection import LearnedProjection
-from mist_loss.model.tracing import constant_result
+from mist_loss.model.tracing import constant_result, may_look
 from mist_loss.parting import parting
 from mist_loss.pulling import pulling
 from mist_loss.validation import (
@@ -206,9 +206,9 @@ class MISTCriterion(nn.Module):
             check_rows(x.shape[1])
         dims = (x.shape[2], y.shape[2])
         poison = None
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        if may_look(x):
             require_finite(x, y)
-        else:  # no look at the values: it would wait for the device, or break the graph
+        else:
             poison = torch.where(finite_sets(x, y), 1.0, torch.nan)[:, None]
             x, y = (t.nan_to_num(0, 0, 0) for t in (x, y))  # factorisations raise on NaN
         # gradients grow as codes shrink, and those of yet smaller ones would overflow; zeros, as of binary codes, keep

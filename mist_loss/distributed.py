@@ -4,6 +4,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mist_loss.model.tracing import may_look
+
 
 def gather_rows(*samples: Tensor) -> tuple[Tensor, ...]:
     """Rows of every process, in the order of the ranks; as they are where there is one process.
@@ -24,7 +26,7 @@ def gather_rows(*samples: Tensor) -> tuple[Tensor, ...]:
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return samples
-    if samples[0].device.type == "cpu" and not torch.compiler.is_compiling():
+    if may_look(samples[0]):
         _require_alike(samples)
     return tuple(_gather(sample) for sample in samples)
 

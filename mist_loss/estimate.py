@@ -13,6 +13,7 @@ from mist_loss import labels
 from mist_loss.model import quantiles, weights
 from mist_loss.model.network import MIST
 from mist_loss.model.projection import METHODS, directions, project
+from mist_loss.model.tracing import may_look
 from mist_loss.validation import as_tensor, check_choice, check_level, paired_sets, require_finite
 
 PROJECTIONS = (*METHODS, "none")
@@ -100,8 +101,7 @@ def predict(network: MIST, x: Tensor, y: Tensor, projection: str, components: in
     x, y = (project(t, k, projection) if t.shape[2] > (components or limit) else t for t in (x, y))
     sets = max(len(x), len(y))
     x, y = (t.repeat_interleave(sets // len(t), 0) for t in (x, y))
-    eager = x.device.type == "cpu" and not torch.compiler.is_compiling()
-    at_once = max(1, ROWS_AT_ONCE // x.shape[1]) if eager else sets
+    at_once = max(1, ROWS_AT_ONCE // x.shape[1]) if may_look(x) else sets
     knots = torch.cat([network(*part) for part in zip(x.split(at_once), y.split(at_once), strict=True)])
     return knots.unflatten(0, (b, -1)).mean(1) * alive[:, None]
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mist_loss.model.tracing import may_look
 from mist_loss.validation import check_count, finite_sets, paired_sets, require_finite
 
 
@@ -85,7 +86,7 @@ class QueuedCriterion(nn.Module):
         past = self.filled
         least = getattr(self.criterion, "min_rows", 1)
         if len(x) + past < least <= len(x) + self.size:
-            if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            if may_look(x):
                 require_finite(x, y)
             self._keep(x.detach(), y.detach())
             return x[:0].sum() + y[:0].sum()

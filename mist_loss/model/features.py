@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mist_loss.model.frontend import standard_score
 from mist_loss.model.repeats import repeats
+from mist_loss.model.tracing import may_look
 
 # chance that two rows agree from which a feature has levels: fifty even ones, or a hole of a seventh of the rows
 LEAST = 0.02
@@ -34,8 +35,7 @@ def facing_features(x: Tensor, y: Tensor, zx: Tensor, zy: Tensor, pairs: int) ->
     """
     n, dx, dy = x.shape[1], x.shape[2], y.shape[2]
     levels = (repeats(x.mT)[0] > LEAST)[:, :, None] | (repeats(y.mT)[0] > LEAST)[:, None]
-    # looking at values would stall another device, and break a compiled graph
-    if x.device.type == "cpu" and not torch.compiler.is_compiling() and not levels.any():
+    if may_look(x) and not levels.any():
         none = x.new_zeros(len(x), 1, min(pairs, dx, dy))
         return none, none, none[:, 0]
     sx, sy = (standard_score(z) for z in (zx, zy))

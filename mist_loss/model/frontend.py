@@ -12,7 +12,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from mist_loss.model.tracing import may_look
+
 KNOTS = 32  # of the piecewise-linear map to normal scores
+TIED = 1e-6  # mean absolute deviations, below which neighbouring knots count as one
 STILL = 1e-5  # share of the mean variance of a side's directions, below which one counts as without any
 
 
@@ -80,12 +83,14 @@ def gaussianize(x: Tensor) -> Tensor:
         upper = index.clamp(1, KNOTS - 1)
         start, gap = knots.gather(-1, upper - 1), knots.gather(-1, upper)
         gap = gap - start
-        tied = gap < 1e-6
+        tied = gap < TIED
         # no gradient across ties: a slope of 1/0 would drown every other
         fraction = torch.where(tied, 0.0, (columns - start) / torch.where(tied, 1.0, gap))
         return torch.where(index == KNOTS, KNOTS - 1.0, upper - 1 + fraction)
 
-    middle = (place(False) + place(True)) / 2
+    # where no knots are tied both are the same
+    ends = (False,) if may_look(x) and (knots.detach().diff() >= TIED).all() else (False, True)
+    middle = sum(place(end) for end in ends) / len(ends)
     return rearrange(top.to(x) * (2 / (KNOTS - 1) * middle - 1), "b d n -> b n d")
 
 

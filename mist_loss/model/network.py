@@ -16,6 +16,7 @@ from mist_loss.model.frozen import freeze
 from mist_loss.model.quantiles import KNOTS
 from mist_loss.model.second_look import SecondLook
 from mist_loss.model.statistics import Summary, gaussian_terms, summarize
+from mist_loss.model.tracing import may_look
 from mist_loss.validation import check_flag
 
 if TYPE_CHECKING:
@@ -263,8 +264,7 @@ class MIST(nn.Module):
         if self.parent is None:
             return self._read_twice(x, y, u, v)
         alike = self.coordinates.alike(u, v)
-        # looking at values would stall another device, and break a compiled graph: there everything is read
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        if may_look(x):  # otherwise everything is read
             if alike.all():
                 return self._read_twice(x, y, u, v)
             if not alike.any():

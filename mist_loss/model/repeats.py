@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mist_loss.model.tracing import may_look
+
 MULTIPLIER = 0x9E3779B97F4A7C15  # odd; its powers mix the features of a row into one code
 
 
@@ -54,10 +56,14 @@ def repeats(values: Tensor) -> tuple[Tensor, Tensor]:
     n = values.shape[-1]
     ordered = values.sort(-1).values
     place = torch.arange(n, device=values.device)
-    first = F.pad(ordered[..., 1:] != ordered[..., :-1], (1, 0), value=True)
+    other = ordered[..., 1:] != ordered[..., :-1]
+    dtype = values.dtype if values.dtype.is_floating_point else torch.float32
+    if may_look(values) and other.all():  # as numbers do not repeat, in most samples
+        none = values.new_zeros(values.shape[:-1], dtype=dtype)
+        return none, none
+    first = F.pad(other, (1, 0), value=True)
     # how many equal values lie before each: summed over a run of c that is c (c - 1) / 2
     before = place - torch.where(first, place, 0).cummax(-1).values
-    dtype = values.dtype if values.dtype.is_floating_point else torch.float32
     longest = before.amax(-1)
     agree = before.sum(-1).to(dtype) * 2 / (n * max(n - 1, 1))
     return agree, torch.where(longest > 0, longest + 1, 0).to(dtype) / n

@@ -1,7 +1,10 @@
-"""A mark for the compiler that does not import the compiler."""
+"""What compilers and other devices ask of eager code."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -14,3 +17,8 @@ def constant_result(function: F) -> F:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def may_look(x: Tensor) -> bool:
+    """Whether code may branch on values of x, which would stall any device but the CPU, and break a compiled graph."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
