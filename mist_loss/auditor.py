@@ -165,11 +165,13 @@ class MIAuditor:
     def _compare(self, x: Tensor, y: Tensor) -> Audit:
         generator = torch.Generator().manual_seed(self.steps)
         value, low, high = (float(t) for t in self._read(x[None], y[None]))
-        orders = torch.stack([torch.randperm(len(y), generator=generator) for _ in range(SHUFFLES)]).to(y.device)
-        shuffled = float((self._read(x.expand(SHUFFLES, -1, -1), y[orders])[1] > NEARLY_NOTHING).float().mean())
+        orders = [torch.randperm(len(y), generator=generator, device="cpu") for _ in range(SHUFFLES)]
+        _, lows, _ = self._read(x.expand(SHUFFLES, -1, -1), y[torch.stack(orders).to(y.device)])
+        shuffled = float((lows > NEARLY_NOTHING).float().mean())
         u, v = (principal_scores(t.cpu()) for t in (x, y))
-        certified, error = certify(u, v, generator)
-        expected, noise = certify(*gaussian_rows(u, v, value, generator), generator)
+        with torch.device("cpu"):  # whatever the default device is
+            certified, error = certify(u, v, generator)
+            expected, noise = certify(*gaussian_rows(u, v, value, generator), generator)
         shortfall = value - expected
         slack = self.tolerance + 2 * math.hypot(error, noise)
         reasons = []

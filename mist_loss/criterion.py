@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mist_loss.collapse import way_out
-from mist_loss.distributed import gather_rows
-from mist_loss.estimate import LEVEL, PROJECTIONS, interval, predict, projection_note
+from mist_loss.distributed import gather_rows, ranks
+from mist_loss.estimate import LEVEL, PROJECTIONS, interval, predict, projection_note, rows_note
 from mist_loss.model import quantiles
 from mist_loss.model.frozen import freeze, thaw
 from mist_loss.model.network import MIST
@@ -92,7 +92,7 @@ class MISTCriterion(nn.Module):
         objective: "maximize" or "minimize" the mutual information.
         quantile: None for the point estimate, or the level of the quantile to optimise instead: a low one when
             maximising, a high one when minimising, is the conservative choice.
-        frozen: False trains the estimator too, see ``unfreeze``.
+        frozen: False trains the estimator too, whose number is then no measurement, see ``unfreeze``.
         projection: what to do with more dimensions than the model reads: "pca", "random", "sliced", a
             ``LearnedProjection``, or "none", an error; ``mist_loss.model.projection`` says what each keeps. Projecting
             can only lower mutual information, so a minimised criterion is blind to what is dropped.
@@ -135,7 +135,7 @@ class MISTCriterion(nn.Module):
         self.pull, self.push = check_weight("pull", pull), check_weight("push", push)
         self.gather, frozen = check_flag("gather", gather), check_flag("frozen", frozen)
         self.last: Last | None = None
-        self._warned = False
+        self._warned: frozenset[str] = frozenset()  # of what
         with torch.inference_mode(False):  # weights born in inference mode could never serve autograd
             self.model = copy.deepcopy(model) if isinstance(model, MIST) else MIST.from_pretrained(model)
             if self.model.vector_mean.dtype.itemsize < 4:
@@ -152,9 +152,9 @@ class MISTCriterion(nn.Module):
             self.unfreeze()
 
     @property
-    def min_rows(self) -> int:
-        """Rows of one process, at least, for which a ``QueuedCriterion`` waits: who gathers must not wait alone."""
-        return 1 if self.gather else MIN_ROWS
+    def warm_rows(self) -> int:
+        """Rows of one process for which a ``QueuedCriterion`` waits: together with the others' as many as are known."""
+        return -(-self.model.config.rows[0] // (ranks() if self.gather else 1))
 
     def freeze(self) -> "MISTCriterion":
         """Turn the weights into buffers, in eval mode; returns self."""
@@ -167,7 +167,9 @@ class MISTCriterion(nn.Module):
 
         Of an adapted estimator only the readings of its modality are trained, see ``MIST``.
 
-        Build the optimiser afterwards: the parameters are new.
+        Build the optimiser afterwards: the parameters are new. The loss tells the estimator what to say, not what is
+        true: trained by it, on independent rows too, it claims more nats every step, or fewer when minimising. So keep
+        its number from then on for a score, or train it by pairs of known mutual information (``mist-loss adapt``).
         """
         self.frozen = False
         thaw(self.model, [part for part in (self.model.coordinates, self.model.parent) if part is not None])
@@ -200,8 +202,8 @@ class MISTCriterion(nn.Module):
         Raises:
             ValueError: input that cannot be used, see ``mist_loss.validation``.
         """
-        x, y, single = paired_sets(x, y, min_rows=self.min_rows)
-        if self.gather:
+        x, y, single = paired_sets(x, y, min_rows=1 if self.gather else MIN_ROWS)
+        if self.gather:  # the others have rows too
             x, y = gather_rows(x, y)
             check_rows(x.shape[1])
         dims = (x.shape[2], y.shape[2])
@@ -235,16 +237,17 @@ class MISTCriterion(nn.Module):
         if isinstance(projection, LearnedProjection):
             x, y = projection(x, y, adversary=self.objective == "minimize")
             projection = "none"
-        if self.components is None or projection == "none":
-            note = projection_note(self.model, x, y, projection)
-            if note:
-                self._warn_once(note)
+        read = self.components is None or projection == "none"
+        if read and (note := projection_note(self.model, x, y, projection)):
+            self._warn_once("projection", note)
+        if note := rows_note(self.model, x.shape[1]):
+            self._warn_once("rows", note)
         return predict(self.model, x, y, projection, self.components)
 
     @constant_result  # compiled code warns while it is traced
-    def _warn_once(self, note: str) -> None:
-        if not self._warned:
-            self._warned = True
+    def _warn_once(self, kind: str, note: str) -> None:
+        if kind not in self._warned:
+            self._warned = self._warned | {kind}
             warnings.warn(note, stacklevel=4)
 
     def _describe(self, knots: Tensor, rows: int, dims: tuple[int, int], single: bool) -> Last:

@@ -24,18 +24,22 @@ def gather_rows(*samples: Tensor) -> tuple[Tensor, ...]:
         ValueError: another shape or precision on another rank. Looked at on the CPU only: elsewhere it would wait for
             the device.
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if ranks() == 1:
         return samples
     if may_look(samples[0]):
         _require_alike(samples)
     return tuple(_gather(sample) for sample in samples)
 
 
+def ranks() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def _gather(sample: Tensor) -> Tensor:
-    ranks = dist.get_world_size()
-    parts = [torch.empty_like(sample, memory_format=torch.contiguous_format) for _ in range(ranks)]
+    parts = [torch.empty_like(sample, memory_format=torch.contiguous_format) for _ in range(ranks())]
     dist.all_gather(parts, sample.detach().contiguous())
-    parts[dist.get_rank()] = sample.detach() + ranks * (sample - sample.detach())  # its value, scaled gradients
+    parts[dist.get_rank()] = sample.detach() + ranks() * (sample - sample.detach())  # its value, scaled gradients
     return torch.cat(parts, dim=1)
 
 

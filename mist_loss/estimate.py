@@ -67,9 +67,9 @@ def estimate_mi(
     x, y, single = paired_sets(as_tensor(x), as_tensor(y))
     require_finite(x, y)
     network = _resolve(model, x.device)
-    note = projection_note(network, x, y, projection)
-    if note:
-        warnings.warn(note, stacklevel=2)
+    for note in (projection_note(network, x, y, projection), rows_note(network, x.shape[1])):
+        if note:
+            warnings.warn(note, stacklevel=2)
     differentiable = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
     with torch.set_grad_enabled(differentiable), torch.autocast(x.device.type, enabled=False):
         found = torch.stack(interval(predict(network, x, y, projection), level))
@@ -97,6 +97,8 @@ def predict(network: MIST, x: Tensor, y: Tensor, projection: str, components: in
         )
     limit, b = network.config.dims[1], len(x)
     alive = ~(_constant(x) | _constant(y))  # nothing is shared with a constant
+    if components is None and network.coordinates is not None and network.coordinates.narrows(x, y):
+        x, y = network.coordinates.narrowed(x, y)
     k = components or directions(x.shape[1], limit)
     x, y = (project(t, k, projection) if t.shape[2] > (components or limit) else t for t in (x, y))
     sets = max(len(x), len(y))
@@ -117,6 +119,11 @@ def projection_note(network: MIST, x: Tensor, y: Tensor, projection: str) -> str
     Raises:
         ValueError: there are too many, and projection is "none".
     """
+    if network.coordinates is not None and network.coordinates.narrows(x, y):
+        return (
+            f"sides of {x.shape[2]} and {y.shape[2]} dimensions are read in the fewer principal directions that the "
+            "model was adapted to: what these hold is at most what the input does"
+        )
     limit = network.config.dims[1]
     wide = [f"{name} has {t.shape[2]}" for name, t in (("x", x), ("y", y)) if t.shape[2] > limit]
     if not wide:
@@ -127,6 +134,17 @@ def projection_note(network: MIST, x: Tensor, y: Tensor, projection: str) -> str
     return (
         f"{fact}: projected on {directions(x.shape[1], limit)} (projection={projection!r}). The result is the mutual "
         "information of what the projection keeps, which is at most that of the input"
+    )
+
+
+def rows_note(network: MIST, n: int) -> str | None:
+    """What to know of so few rows, for a warning; None if the estimator knows as many."""
+    least = network.config.rows[0]
+    if n >= least:
+        return None
+    return (
+        f"{n} rows, the model knows {least} and more: independent sides of so few are often read as dependent, "
+        "by nats. Give more rows, in training those of past steps with a QueuedCriterion"
     )
 
 

@@ -16,7 +16,10 @@ def replacing(path: Path) -> Iterator[Path]:
     # the process in the name, so that two do not write into each other's; the name last, as libraries ask for suffixes
     temporary = path.with_name(f"tmp-{os.getpid()}-{path.name}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # that of new files here: safetensors makes its own, which nobody else may read
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 REPEATS = 4  # rows that are equal, on average, where a sample is a label
 CELL = 8  # rows for every possible cell of a table that is counted: fewer leave cells unseen, and the count too high
+SINGLE = 0.01  # share of rows alone in their cell, up to which hardly any cell is unseen (Good 1953)
 
 
 class Count(NamedTuple):
@@ -45,7 +46,10 @@ def entropy(share: Tensor, n: int) -> Count:
 
 
 def table_mi(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> Count | None:
-    """I of two labels from their table, each entropy corrected as above; None if it has fewer than CELL rows a cell.
+    """I of two labels from their table, each entropy corrected as above; None if it is too thin for that.
+
+    It is not if it has CELL rows for every possible cell, or as many for every cell that occurs and hardly a row alone
+    in one, as tables of labels that determine each other.
 
     The error is that of the delta method, plus that of chi-squared with (kx - 1)(ky - 1) degrees of freedom, which is
     what remains of it where the labels are independent.
@@ -55,9 +59,10 @@ def table_mi(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> Count | None
         y: of the other.
     """
     (px, ix), (py, iy), n = x, y, len(x[1])
-    if CELL * len(px) * len(py) > n:
-        return None
     _, cell, counts = torch.unique(ix * len(py) + iy, return_inverse=True, return_counts=True)
+    full = CELL * len(px) * len(py) <= n
+    if not full and (CELL * len(counts) > n or (counts == 1).sum() > SINGLE * n):
+        return None
     joint = counts.to(px) / n
     ratio = torch.empty_like(joint)
     ratio[cell] = joint[cell].log() - px[ix].log() - py[iy].log()

@@ -54,7 +54,7 @@ def _blocks(t: Tensor) -> Tensor:
     b, n, d = t.shape
     k = -(-n // BLOCK)
     size = -(-n // k)
-    order = torch.argsort(torch.arange(n, dtype=torch.float64) * GOLDEN % 1)
+    order = torch.argsort(torch.arange(n, dtype=torch.float64, device="cpu") * GOLDEN % 1)
     order = torch.cat([order, order[: k * size - n]]).to(t.device)
     return t[:, order].reshape(b * k, size, d)
 

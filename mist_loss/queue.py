@@ -48,9 +48,10 @@ class QueuedCriterion(nn.Module):
         if not callable(criterion):
             raise ValueError(f"expected a criterion to call, such as MISTCriterion(), got {criterion!r}")
         self.criterion, self.size = criterion, size
-        self.register_buffer("x", torch.zeros(size, dx))
-        self.register_buffer("y", torch.zeros(size, dy))
-        self.register_buffer("written", torch.zeros((), dtype=torch.long))
+        with torch.inference_mode(False):  # buffers that were made in it could not be written to outside it
+            self.register_buffer("x", torch.zeros(size, dx))
+            self.register_buffer("y", torch.zeros(size, dy))
+            self.register_buffer("written", torch.zeros((), dtype=torch.long))
         self._full = False  # once it is, nobody waits for the device to count
         self.register_load_state_dict_post_hook(_recount)
 
@@ -63,7 +64,7 @@ class QueuedCriterion(nn.Module):
 
         Returns:
             What the criterion returns; a zero without influence while these rows and the kept ones are fewer than its
-            ``min_rows``, if it says so and the queue can hold them.
+            ``warm_rows``, if it says so and the queue can hold them.
 
         Raises:
             ValueError: sets of other dimensions, or what the criterion refuses; the queue is then as before.
@@ -84,7 +85,7 @@ class QueuedCriterion(nn.Module):
         if not self.training:
             return self.criterion(x, y)
         past = self.filled
-        least = getattr(self.criterion, "min_rows", 1)
+        least = getattr(self.criterion, "warm_rows", 1)
         if len(x) + past < least <= len(x) + self.size:
             if may_look(x):
                 require_finite(x, y)

@@ -4,6 +4,7 @@ Files come from strangers: nothing here unpickles, and whatever a parser says ab
 """
 
 import csv
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,14 +40,14 @@ def load(path: Path) -> Columns:
     Raises:
         FileNotFoundError, ValueError, ModuleNotFoundError: as ``read_columns``.
     """
-    if path.suffix not in READERS:
+    if path.suffix.lower() not in READERS:
         raise ValueError(
             f"expected a file ending in {', '.join(READERS)}, got {path.name!r}: convert it, "
             "a tensor with np.save('data.npy', tensor.numpy())"
         )
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    columns = READERS[path.suffix](path)
+    columns = READERS[path.suffix.lower()](path)
     if not columns:
         raise ValueError(f"expected columns in {path.name}, got none: it is empty")
     return columns
@@ -140,6 +141,11 @@ def _read_csv(path: Path) -> Columns:
         raise ValueError(
             f"expected commas between the cells of {path.name}, got {lines[0][0]!r}: export it with commas"
         )
+    if names and all(map(_is_fraction, names)):
+        raise ValueError(
+            f"expected the names of the columns in the first line of {path.name}, got numbers ({', '.join(names[:3])}"
+            f"{', ...' if len(names) > 3 else ''}): add a line of names"
+        )
     if len(set(names)) < len(names):
         raise ValueError(f"expected different column names in {path.name}, got {', '.join(names)}: rename them")
     for number, line in enumerate(lines[1:], start=1):
@@ -147,6 +153,14 @@ def _read_csv(path: Path) -> Columns:
             raise ValueError(f"expected {len(names)} cells in row {number} of {path.name}, got {len(line)}: mend it")
     columns = zip(*lines[1:], strict=True) if len(lines) > 1 else [()] * len(names)
     return dict(zip(names, columns, strict=True))
+
+
+def _is_fraction(name: str) -> bool:
+    """Whether it is a number that nobody calls a column: whole ones are what pandas calls those without names."""
+    try:
+        return not name.isdecimal() and math.isfinite(float(name))
+    except ValueError:
+        return False
 
 
 def _read_npy(path: Path) -> Columns:

@@ -63,8 +63,8 @@ def parse_flags(parser: argparse.ArgumentParser, arguments: list[str] | None) ->
     args = parser.parse_args(arguments)
     default = parser.get_default("output")
     if args.output == default:
-        given = {key: value for key, value in settings(args).items() if value != parser.get_default(key)}
-        del given["version"]
+        defaults = settings(argparse.Namespace(**{key: parser.get_default(key) for key in vars(args)}))
+        given = {key: value for key, value in settings(args).items() if value != defaults[key]}
         words = (key if value is True else f"{key}-{Path(str(value)).name}" for key, value in given.items())
         args.output = default.with_name("-".join([default.name, *words]))
     return args

@@ -61,7 +61,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if args.noise <= 0:
         parser.error(f"--noise must be positive, got {args.noise:g}: without it I(x; z) is infinite")
     if args.smoke:
-        args.epochs, args.images = 2, 1024
+        args.epochs, args.images = 2, min(args.images or 1024, 1024)
     return args
 
 

@@ -48,7 +48,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--features", type=at_least(1), default=16, help="dimensions of z")
     args = parse_flags(parser, arguments)
     if args.smoke:
-        args.epochs, args.images = 2, 1024
+        args.epochs, args.images = 2, min(args.images or 1024, 1024)
     return args
 
 

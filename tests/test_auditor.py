@@ -277,6 +277,13 @@ def test_the_default_dtype_does_not_matter_to_an_audit(criterion):
         torch.set_default_dtype(torch.float32)
 
 
+def test_the_default_device_does_not_matter_to_an_audit(criterion):
+    codes = gaussian(64, 2, 0.5)
+    expected = MIAuditor(criterion, lambda: codes).audit()
+    with torch.device("meta"):  # where whatever does not say where it is has no numbers
+        assert MIAuditor(criterion, lambda: codes).audit() == expected
+
+
 def test_codes_that_are_no_tensors_are_refused(criterion):
     x, y = (t.numpy() for t in gaussian(64, 2, 0.5))
     with pytest.raises(ValueError, match="expected x to be a tensor, got ndarray"):

@@ -307,6 +307,18 @@ def test_repr(criterion):
     assert f"{shown}, push=6.0" in repr(criterion)
 
 
+def test_few_rows_are_read_with_a_warning_once(model):
+    criterion, (x, y) = MISTCriterion(model), pair(n=6)
+    with pytest.warns(UserWarning, match="6 rows, the model knows 10 and more"):
+        criterion(x, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        criterion(x, y)
+        criterion(*pair(n=10))
+    with pytest.warns(UserWarning, match="x has 20"):  # another matter
+        criterion(*pair(dx=20))
+
+
 # wide input
 
 

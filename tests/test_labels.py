@@ -59,6 +59,24 @@ def test_a_table_with_few_rows_for_its_cells_is_left_to_the_network():
     assert (most <= math.log(20)).all()
 
 
+@pytest.mark.parametrize(("k", "n"), [(20, 500), (100, 2000)])
+@pytest.mark.parametrize("flipped", [0.0, 0.3])
+def test_labels_that_determine_each_other_are_counted(k, n, flipped):
+    x = torch.randint(k, (8, n))
+    y = (x * 3 + torch.where(torch.rand(8, n) < flipped, k // 2, 0)) % k  # of one value another one, at times
+    value, low, high = labels.known(*columns(x, (torch.randperm(k)[y])), LEVEL)[1]
+    chance = torch.tensor([flipped, 1 - flipped])
+    mi = math.log(k) + torch.special.xlogy(chance, chance).sum()
+    assert value.mean().item() == pytest.approx(float(mi), abs=0.05)
+    assert ((low <= mi + 0.01) & (mi <= high + 0.01)).double().mean() > 0.7
+
+
+def test_a_table_with_rows_alone_in_their_cells_is_not_counted():
+    x = torch.randint(20, (1, 2000))
+    y = torch.where(torch.rand(1, 2000) < 0.05, torch.randint(20, (1, 2000)), x)
+    assert labels.known(*columns(x, y), LEVEL)[1].isnan().all()
+
+
 def test_a_level_that_rounds_to_one():
     x = torch.arange(40).remainder(2).float()[None, :, None]
     assert labels.known(x, x, math.nextafter(1, 0))[1].isfinite().all()

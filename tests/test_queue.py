@@ -150,30 +150,44 @@ def test_a_broken_batch_is_not_kept(bad):
 
 
 def test_small_batches_wait_for_enough_rows(model):
-    queue = QueuedCriterion(MISTCriterion(model), 8, 1, 1)
-    x, y = torch.randn(2, 3, 1).requires_grad_()
-    loss = queue(x, y)
-    loss.backward()
-    assert loss == 0
+    for gather in (False, True):  # of one process, too
+        queue = QueuedCriterion(MISTCriterion(model, gather=gather), 16, 1, 1)
+        for filled in (3, 6, 9):
+            x, y = torch.randn(2, 3, 1).requires_grad_()
+            loss = queue(x, y)
+            loss.backward()
+            assert loss == 0
+            assert queue.filled == filled
+        x = torch.randn(3, 1, requires_grad=True)
+        queue(x, x + torch.randn(3, 1)).backward()
+        assert x.grad is not None
+        assert x.grad.any()
+        queue.eval()
+        with pytest.raises(ValueError, match="at least 4 rows, got 3"):
+            queue(x, x)
+
+
+def test_every_process_waits_for_its_share_of_the_rows(model, monkeypatch):
+    monkeypatch.setattr("mist_loss.criterion.ranks", lambda: 4)
+    assert MISTCriterion(model, gather=True).warm_rows == 3  # of ten
+    assert MISTCriterion(model).warm_rows == 10
+
+
+def test_a_queue_that_was_made_in_inference_mode_can_be_trained_with():
+    with torch.inference_mode():
+        queue = QueuedCriterion(Record(), 4, 1, 2)
+    queue(*rows(0, 3))
     assert queue.filled == 3
-    x = torch.randn(3, 1, requires_grad=True)
-    queue(x, x + torch.randn(3, 1)).backward()
-    assert x.grad is not None
-    assert x.grad.any()
-    queue.eval()
-    with pytest.raises(ValueError, match="at least 4 rows, got 3"):
-        queue(x, x)
 
 
 def test_waiting_neither_hides_bad_rows_nor_lasts_forever(model):
-    queue = QueuedCriterion(MISTCriterion(model), 8, 1, 1)
+    queue = QueuedCriterion(MISTCriterion(model), 16, 1, 1)
     with pytest.raises(ValueError, match="finite values"):
         queue(torch.full((2, 1), torch.nan), torch.zeros(2, 1))
     assert queue.filled == 0
     short = QueuedCriterion(MISTCriterion(model), 2, 1, 1)  # with a row a step there are never four
     with pytest.raises(ValueError, match="at least 4 rows, got 1"):
         short(torch.zeros(1, 1), torch.zeros(1, 1))
-    assert MISTCriterion(model, gather=True).min_rows == 1
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,16 @@ def test_all_columns_have_names(tmp_path):
     assert rows.shape == (5, 3)
 
 
+def test_a_file_without_names_is_refused_unless_whole_numbers_are_names(tmp_path):
+    path = tmp_path / "rows.CSV"
+    path.write_text("0.5,1e-3\n2,3\n")
+    with pytest.raises(ValueError, match=r"names of the columns in the first line of rows.CSV, got numbers \(0.5, 1e-3"):
+        tables.load(path)
+    for names in ("0,1", "nan,b", "2.5,b"):
+        path.write_text(f"{names}\n2,3\n")
+        assert list(tables.load(path)) == names.split(",")
+
+
 @FUZZ
 @given(rows=st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=20))
 def test_numbers_survive_every_format(tmp_path, rows):

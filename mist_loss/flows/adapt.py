@@ -106,6 +106,8 @@ def adapt(
     if not isinstance(config, FinetuneConfig):
         raise ValueError(f"expected config as a FinetuneConfig, got {type(config).__name__}: FinetuneConfig(steps=...)")
     output = None if output is None else Path(output)
+    if output is not None and output.exists() and not output.is_dir():
+        raise ValueError(f"expected output to be a folder, got the file {output}: name another")
     if mixture not in MIXTURES:
         raise ValueError(f"expected mixture to be one of {sorted(MIXTURES)}, got {mixture!r}")
     if not is_number(replay) or not 0 <= replay <= 1:

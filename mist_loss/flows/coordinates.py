@@ -59,12 +59,26 @@ class NormalCoordinates(nn.Module):
         coordinates.
         """
         few = x.shape[1] <= max(x.shape[2], y.shape[2])
-        return not few and self.sides[0].fits(x) and self.sides[-1].fits(y)  # type: ignore[operator]
+        of_x, of_y = self._both()
+        return not few and of_x.fits(x) and of_y.fits(y)
+
+    def narrows(self, x: Tensor, y: Tensor) -> bool:
+        """Whether a set has a side as wide as the data of a flow of fewer directions, and ``narrowed`` is mapped."""
+        of_x, of_y = self._both()
+        if not of_x.wider(x) and not of_y.wider(y):
+            return False
+        return self.maps(*(t[..., : len(s.center)] if s.wider(t) else t for s, t in ((of_x, x), (of_y, y))))
+
+    def narrowed(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Sets that it ``narrows``, such sides in the principal coordinates that their flows map."""
+        of_x, of_y = self._both()
+        return of_x.principal(x), of_y.principal(y)
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Sets that it ``maps``, in normal coordinates."""
         with torch.autocast(x.device.type, enabled=False):
-            return self.sides[0](x), self.sides[-1](y)
+            of_x, of_y = self._both()
+            return of_x(x), of_y(y)
 
     def alike(self, u: Tensor, v: Tensor) -> Tensor:
         """Which sets (b,), in normal coordinates, are of the modality: no direction's mean square is far from one.
@@ -74,23 +88,34 @@ class NormalCoordinates(nn.Module):
         more than a factor of four away.
         """
         found = torch.ones(len(u), dtype=torch.bool, device=u.device)
-        for side, rows in ((self.sides[0], u), (self.sides[-1], v)):
-            most = UNLIKE if side.matrix.shape[1] >= NARROW else UNLIKE**2  # type: ignore[index]
+        for side, rows in zip(self._both(), (u, v), strict=True):
+            most = UNLIKE if side.matrix.shape[1] >= NARROW else UNLIKE**2
             square = rows.detach().float().square().mean(1)
             found = found & ((square < most) & (square > 1 / most)).all(1)
         return found
 
+    def _both(self) -> tuple["_Side", "_Side"]:
+        return self.sides[0], self.sides[-1]  # type: ignore[return-value]
+
 
 class _Side(nn.Module):
-    """Rows to normal rows: centred, whitened by a matrix (dims, width), and through the layers of a flow."""
+    """Rows to normal rows: centred, whitened by a matrix (dims, width), and through the layers of a flow.
+
+    A flow of fewer directions than its data has maps rows in principal coordinates; those of the data are ``data``
+    wide, and their ``mean`` and ``directions`` are kept.
+    """
 
     center: Tensor
     matrix: Tensor
+    mean: Tensor | None
+    directions: Tensor | None
 
-    def __init__(self, dims: int, width: int, layers: int, hidden: int, bins: int):
+    def __init__(self, dims: int, width: int, layers: int, hidden: int, bins: int, data: int | None = None):
         super().__init__()
         self.register_buffer("center", torch.zeros(dims))
         self.register_buffer("matrix", torch.zeros(dims, width))
+        self.register_buffer("mean", None if data is None else torch.zeros(data))
+        self.register_buffer("directions", None if data is None else torch.zeros(data, dims))
         with torch.random.fork_rng(devices=[]):  # layers draw weights that are then overwritten
             self.layers = nn.ModuleList(coupling_layers(width, layers, hidden, bins))
         freeze(self.layers)
@@ -98,12 +123,15 @@ class _Side(nn.Module):
     @classmethod
     def of(cls, flow: Marginal) -> "_Side":
         sizes = {name: flow.settings[name] for name in ("layers", "hidden", "bins")}
-        side = cls(flow.dims, flow.width, **sizes).to(flow.center.device)
-        if flow.exact:
+        data = None if flow.exact else len(flow.center)
+        side = cls(flow.dims, flow.width, **sizes, data=data).to(flow.center.device)
+        if side.mean is None or side.directions is None:
             side.center.copy_(flow.center)
             side.matrix.copy_(flow.directions / flow.spread[:, None] / flow.scale)
         else:  # principal coordinates, which are centred
             side.matrix.copy_(torch.diag(1 / flow.scale))
+            side.mean.copy_(flow.center)
+            side.directions.copy_(flow.directions / flow.spread[:, None])
         side.layers.load_state_dict(flow.layers.state_dict())
         return side.eval()
 
@@ -123,7 +151,7 @@ class _Side(nn.Module):
         sizes = {"width": width, "layers": layers, "hidden": hidden, "bins": bins}
         if not all(1 <= size <= MOST[name] for name, size in sizes.items()) or not width <= dims <= WIDEST:
             raise ValueError(f"expected a flow of dims up to {WIDEST} and {MOST} at most, got dims {dims}, {sizes}")
-        side = cls(dims, **sizes)
+        side = cls(dims, **sizes, data=len(state["mean"]) if "mean" in state else None)
         for name, own in side.named_buffers():
             given = state.get(name, own)
             good = given.is_floating_point() if own.is_floating_point() else given.dtype == own.dtype
@@ -141,12 +169,25 @@ class _Side(nn.Module):
         dims = len(self.center)
         return side.shape[2] == dims or (dims > 1 and side.shape[2] % dims == 0)
 
+    def wider(self, side: Tensor) -> bool:
+        """Whether rows are as wide as the data of a flow of fewer directions."""
+        return self.mean is not None and side.shape[2] == len(self.mean)
+
+    def principal(self, side: Tensor) -> Tensor:
+        """Such rows in the principal coordinates, others as they are."""
+        if self.mean is None or self.directions is None or not self.wider(side):
+            return side
+        return _centred(side, self.mean) @ self.directions
+
     def forward(self, side: Tensor) -> Tensor:
         b, n, _ = side.shape
         rows = side.reshape(b * n, -1, len(self.center)).flatten(0, 1)
-        # far offsets are taken away in the precision of the rows
-        white = (rows.to(torch.promote_types(rows.dtype, self.center.dtype)) - self.center).to(self.center.dtype)
-        normal = (white @ self.matrix).clamp(-FARTHEST, FARTHEST)
+        normal = (_centred(rows, self.center) @ self.matrix).clamp(-FARTHEST, FARTHEST)
         for layer in self.layers:
             normal, _ = layer.inverse(normal)  # type: ignore[operator]
         return normal.reshape(b, n, -1)
+
+
+def _centred(rows: Tensor, mean: Tensor) -> Tensor:
+    """Rows less their mean, in its precision; far offsets are taken away in the precision of the rows."""
+    return (rows.to(torch.promote_types(rows.dtype, mean.dtype)) - mean).to(mean.dtype)

@@ -69,8 +69,8 @@ def gaussianize(x: Tensor) -> Tensor:
     """
     n = x.shape[1]
     columns = rearrange(x, "b n d -> b d n").contiguous()
-    top = torch.special.ndtri(torch.full((), 1 - 0.5 / n, dtype=torch.float64))
-    scores = top * torch.linspace(-1, 1, KNOTS, dtype=torch.float64)
+    top = torch.special.ndtri(torch.full((), 1 - 0.5 / n, dtype=torch.float64, device="cpu"))
+    scores = top * torch.linspace(-1, 1, KNOTS, dtype=torch.float64, device="cpu")
     position = (torch.special.ndtr(scores) * n - 0.5).clamp(0, n - 1)
     below = position.floor().long()
     above, share = (below + 1).clamp(max=n - 1).to(x.device), (position - below).to(x)

@@ -38,7 +38,7 @@ def not_negative(reading: Tensor) -> Tensor:
 
 def _mean_weights() -> list[float]:
     """Integrals of the hat functions of the knots against the standard normal density, flat beyond the outermost."""
-    knots = torch.linspace(-_SPAN, _SPAN, KNOTS, dtype=torch.float64)
+    knots = torch.linspace(-_SPAN, _SPAN, KNOTS, dtype=torch.float64, device="cpu")
     density = torch.exp(-(knots**2) / 2) / math.sqrt(2 * math.pi)
     # E max(knot - score, 0); a hat is a second difference of these ramps
     ramp = knots * torch.special.ndtr(knots) + density
@@ -67,7 +67,7 @@ def quantile(knots: Tensor, level: float | Tensor) -> Tensor:
         (...,) nats, increasing in the level.
     """
     # a number in double precision: in single one, levels next to 1 are 1, and infinitely far away
-    level = level if isinstance(level, Tensor) else torch.tensor(level, dtype=torch.float64)
+    level = level if isinstance(level, Tensor) else torch.tensor(level, dtype=torch.float64, device="cpu")
     score = torch.special.ndtri(level).to(knots)
     place = (score + _SPAN) / (2 * _SPAN) * (KNOTS - 1)
     lower = place.detach().floor().clamp(0, KNOTS - 2).long().expand(knots.shape[:-1])[..., None]

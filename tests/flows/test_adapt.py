@@ -192,6 +192,7 @@ def test_parent_hash(model, tmp_path):
         ({"mixture": "nothing"}, "mixture"),
         ({"x": torch.zeros(200, 2, dtype=torch.long)}, "floating"),
         ({"x": torch.zeros(200)}, "shape"),
+        ({"output": __file__}, "folder"),
     ],
 )
 def test_what_cannot_be_used_is_refused(model, x, change, message):

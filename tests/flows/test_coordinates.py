@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 pytest.importorskip("normflows")
-from mist_loss import MISTCriterion
+from mist_loss import MISTCriterion, estimate_mi
 from mist_loss.flows.coordinates import NormalCoordinates
 from mist_loss.flows.marginals import Marginal, fit_marginal
 from mist_loss.meta.families import canonical_normal
@@ -54,6 +54,29 @@ def test_embeddings_side_by_side_are_mapped_one_by_one(flow):
     whole, _ = coordinates(x, y)
     parts = [coordinates(half, y)[0] for half in x.split(2, dim=2)]
     torch.testing.assert_close(whole, torch.cat(parts, dim=2))
+
+
+def test_wider_rows_are_read_in_the_principal_coordinates_of_the_flow(model, tmp_path):
+    data = 3 + torch.randn(200, 4, dtype=torch.float64) * torch.tensor([4.0, 3, 0.5, 0.1], dtype=torch.float64)
+    flow, _ = fit_marginal(data, width=2, epochs=1)
+    model = copy.deepcopy(model)
+    model.coordinates = NormalCoordinates(flow, flow)
+    save_weights(model, tmp_path / "weights.safetensors", {})
+    read = MIST.from_pretrained(tmp_path / "weights.safetensors")
+    x, y = (3 + torch.randn(2, 40, 4) * torch.tensor([4.0, 3, 0.5, 0.1]) for _ in "xy")
+    narrow = [torch.stack([flow.project(rows) for rows in side]) for side in (x, y)]
+    expected = estimate_mi(*narrow, model=model)
+    for sides in ((x, y), (x, narrow[1]), (narrow[0], y)):
+        with pytest.warns(UserWarning, match="fewer principal directions"):
+            found = estimate_mi(*sides, model=read)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        with pytest.warns(UserWarning, match="fewer principal directions"):
+            MISTCriterion(read)(*sides)
+    # other widths are read as they were
+    plain = MIST.from_pretrained(tmp_path / "weights.safetensors")
+    plain.coordinates = None
+    for sides in ((x, y[..., :3]), (x[..., :3], y[..., :3])):
+        torch.testing.assert_close(estimate_mi(*sides, model=read), estimate_mi(*sides, model=plain))
 
 
 def test_one_feature_is_no_part_of_many(narrow):

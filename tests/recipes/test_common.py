@@ -145,8 +145,11 @@ def test_metrics_may_lack_columns(tmp_path):
 def test_runs_with_other_flags_have_other_folders():
     parser = argparse.ArgumentParser()
     common.add_flags(parser, "name", epochs=2, batch_size=32, lr=0.1)
+    parser.add_argument("--cache", type=Path, default=Path("cache"))
     for flags, folder in (
         ([], "runs/name"),
+        (["--cache", "cache"], "runs/name"),
+        (["--cache", "path/to/other"], "runs/name-cache-other"),
         (["--epochs", "2", "--device", "cpu"], "runs/name"),
         (["--output", "here", "--seed", "1"], "here"),
         (["--data", "path/to/birds", "--seed", "1", "--smoke"], "runs/name-data-birds-seed-1-smoke"),
