@@ -22,8 +22,13 @@ def test_whoever_may_read_new_files_may_read_these(tmp_path):
 def test_of_what_fails_nothing_is_left_and_what_was_there_stays(tmp_path):
     path = tmp_path / "text"
     write_text(path, "before")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
+
+    def stopped():
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
     assert [file.name for file in tmp_path.iterdir()] == ["text"]
     assert path.read_text() == "before"
