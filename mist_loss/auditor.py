@@ -190,7 +190,7 @@ class MIAuditor:
     def _read(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Value and interval of sets (b, n, d), leaving the criterion as it was."""
         kept, gather, training = self.criterion.last, self.criterion.gather, self.criterion.training
-        warned, self.criterion.gather = self.criterion._warned, False
+        noted, self.criterion.gather = self.criterion._noted, False
         try:
             with seeded(self.steps, x.device):  # sliced projections draw
                 self.criterion.eval()(x, y)
@@ -198,7 +198,7 @@ class MIAuditor:
             return self.criterion.last[:3]
         finally:
             self.criterion.last, self.criterion.gather = kept, gather
-            self.criterion._warned = warned
+            self.criterion._noted = noted
             self.criterion.train(training)
 
     def callback(self) -> "Callback":

@@ -114,6 +114,8 @@ class MISTCriterion(nn.Module):
         FileNotFoundError: the weights are missing.
     """
 
+    _noted: frozenset[str] = frozenset()  # what was warned of already
+
     def __init__(
         self,
         model: str | Path | MIST = "mist-base",
@@ -135,7 +137,6 @@ class MISTCriterion(nn.Module):
         self.pull, self.push = check_weight("pull", pull), check_weight("push", push)
         self.gather, frozen = check_flag("gather", gather), check_flag("frozen", frozen)
         self.last: Last | None = None
-        self._warned: frozenset[str] = frozenset()  # of what
         with torch.inference_mode(False):  # weights born in inference mode could never serve autograd
             self.model = copy.deepcopy(model) if isinstance(model, MIST) else MIST.from_pretrained(model)
             if self.model.vector_mean.dtype.itemsize < 4:
@@ -246,8 +247,8 @@ class MISTCriterion(nn.Module):
 
     @constant_result  # compiled code warns while it is traced
     def _warn_once(self, kind: str, note: str) -> None:
-        if kind not in self._warned:
-            self._warned = self._warned | {kind}
+        if kind not in self._noted:
+            self._noted = self._noted | {kind}
             warnings.warn(note, stacklevel=4)
 
     def _describe(self, knots: Tensor, rows: int, dims: tuple[int, int], single: bool) -> Last:

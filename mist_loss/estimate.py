@@ -50,8 +50,9 @@ def estimate_mi(
         level: probability of the interval, in (0, 1).
         model: what ``MIST.from_pretrained`` takes (a bundled name, a file, a folder, OWNER/NAME@COMMIT), or a ``MIST``
             on the device of the inputs.
-        projection: what to do with more dimensions than the model reads: "pca", "random", "sliced" or "none", an error;
-            see ``mist_loss.model.projection``. Projecting can only lower mutual information.
+        projection: what to do with more dimensions than the model reads: "pca" (the sample's own directions, or those
+            of the modality that the model was adapted to), "random", "sliced" or "none", an error; see
+            ``mist_loss.model.projection``. Projecting can only lower mutual information.
 
     Returns:
         Estimate(value, low, high) in nats: the mean of the predictive distribution, and its quantiles (1 - level)/2 and
@@ -84,8 +85,9 @@ def estimate_mi(
 def predict(network: MIST, x: Tensor, y: Tensor, projection: str, components: int | None = None) -> Tensor:
     """Predictive distributions (b, KNOTS) for checked sets (b, n, d), projected where too wide for the network.
 
-    Of several slices the mean of their quantiles. components: dimensions to keep of sides wider than that, instead of
-    the number that fits the rows.
+    Of several slices the mean of their quantiles. Where projection is "pca", sets of the modality that a network was
+    adapted to are read in the principal directions of that, other sets in their own. components: dimensions to keep of
+    sides wider than that, instead of the number that fits the rows.
 
     Raises:
         ValueError: the network is on another device.
@@ -95,17 +97,31 @@ def predict(network: MIST, x: Tensor, y: Tensor, projection: str, components: in
             f"expected the estimator and its input on one device, got {network.vector_mean.device} and {x.device}: "
             f"move the estimator with .to({str(x.device)!r})"
         )
-    limit, b = network.config.dims[1], len(x)
     alive = ~(_constant(x) | _constant(y))  # nothing is shared with a constant
-    if components is None and network.coordinates is not None and network.coordinates.narrows(x, y):
-        x, y = network.coordinates.narrowed(x, y)
-    k = components or directions(x.shape[1], limit)
-    x, y = (project(t, k, projection) if t.shape[2] > (components or limit) else t for t in (x, y))
+    modality = network.coordinates if projection == "pca" and components is None else None
+    if modality is None or not modality.narrows(x, y):
+        return _predict(network, x, y, projection, components) * alive[:, None]
+    narrow = modality.narrowed(x, y)
+    alike = modality.alike(*modality(*narrow))
+    if may_look(x) and alike.all():
+        return _predict(network, *narrow, projection) * alive[:, None]
+    knots = _predict(network, x, y, projection)
+    if not may_look(x) or alike.any():
+        knots = torch.where(alike[:, None], _predict(network, *narrow, projection), knots)
+    return knots * alive[:, None]
+
+
+def _predict(network: MIST, x: Tensor, y: Tensor, projection: str, components: int | None = None) -> Tensor:
+    limit, b = network.config.dims[1], len(x)
+    k, most = components or directions(x.shape[1], limit), components or limit
+    if network.parent is not None and max(x.shape[2], y.shape[2]) > most:
+        network = network.parent  # projected rows, of unit variance, would look like the modality, and are not of it
+    x, y = (project(t, k, projection) if t.shape[2] > most else t for t in (x, y))
     sets = max(len(x), len(y))
     x, y = (t.repeat_interleave(sets // len(t), 0) for t in (x, y))
     at_once = max(1, ROWS_AT_ONCE // x.shape[1]) if may_look(x) else sets
     knots = torch.cat([network(*part) for part in zip(x.split(at_once), y.split(at_once), strict=True)])
-    return knots.unflatten(0, (b, -1)).mean(1) * alive[:, None]
+    return knots.unflatten(0, (b, -1)).mean(1)
 
 
 def _constant(side: Tensor) -> Tensor:
@@ -119,11 +135,6 @@ def projection_note(network: MIST, x: Tensor, y: Tensor, projection: str) -> str
     Raises:
         ValueError: there are too many, and projection is "none".
     """
-    if network.coordinates is not None and network.coordinates.narrows(x, y):
-        return (
-            f"sides of {x.shape[2]} and {y.shape[2]} dimensions are read in the fewer principal directions that the "
-            "model was adapted to: what these hold is at most what the input does"
-        )
     limit = network.config.dims[1]
     wide = [f"{name} has {t.shape[2]}" for name, t in (("x", x), ("y", y)) if t.shape[2] > limit]
     if not wide:

@@ -10,6 +10,8 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to, renamed to it where the block ends well and removed where it does not.
 
+    It may be read and written by whoever may the file that was there, or a new one.
+
     Raises:
         OSError: the file cannot be renamed.
     """
@@ -17,9 +19,11 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"tmp-{os.getpid()}-{path.name}")
     try:
         temporary.touch()
-        mode = temporary.stat().st_mode
+        mode = (path if path.exists() else temporary).stat().st_mode
         yield temporary
-        temporary.chmod(mode)  # that of new files here: safetensors makes its own, which nobody else may read
+        if temporary.stat().st_mode != mode:  # safetensors makes files that nobody else may read
+            with suppress(OSError):  # as where a mount has no modes
+                temporary.chmod(mode)
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):

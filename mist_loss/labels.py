@@ -9,7 +9,7 @@ from torch import Tensor
 
 REPEATS = 4  # rows that are equal, on average, where a sample is a label
 CELL = 8  # rows for every possible cell of a table that is counted: fewer leave cells unseen, and the count too high
-SINGLE = 0.01  # share of rows alone in their cell, up to which hardly any cell is unseen (Good 1953)
+SINGLE = 0.005  # share of rows alone in their cell, up to which a table is counted that has fewer
 
 
 class Count(NamedTuple):
@@ -52,7 +52,9 @@ def table_mi(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> Count | None
     in one, as tables of labels that determine each other.
 
     The error is that of the delta method, plus that of chi-squared with (kx - 1)(ky - 1) degrees of freedom, which is
-    what remains of it where the labels are independent.
+    what remains of it where the labels are independent, plus log min(kx, ky) for the share of rows alone in their cell:
+    about as much is unseen (Good 1953), and the count too high by so much. Rows of two labels that come once do not
+    count.
 
     Args:
         x: what ``shares`` returns of one side.
@@ -60,15 +62,17 @@ def table_mi(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> Count | None
     """
     (px, ix), (py, iy), n = x, y, len(x[1])
     _, cell, counts = torch.unique(ix * len(py) + iy, return_inverse=True, return_counts=True)
-    full = CELL * len(px) * len(py) <= n
-    if not full and (CELL * len(counts) > n or (counts == 1).sum() > SINGLE * n):
-        return None
     joint = counts.to(px) / n
+    alone = (((joint[cell] * n < 1.5) & (torch.maximum(px[ix], py[iy]) * n > 1.5)).sum() / n).to(px)
+    full = CELL * len(px) * len(py) <= n
+    if not full and (CELL * len(counts) > n or alone > SINGLE):
+        return None
     ratio = torch.empty_like(joint)
     ratio[cell] = joint[cell].log() - px[ix].log() - py[iy].log()
     plain = (joint * ratio).sum()
     freedom = (len(px) - 1) * (len(py) - 1)
-    variance = (joint * (ratio - plain).square()).sum() / n + freedom / (2 * n**2)
+    unseen = alone * math.log(min(len(px), len(py)))
+    variance = (joint * (ratio - plain).square()).sum() / n + freedom / (2 * n**2) + unseen.square()
     correction = (len(px) + len(py) - len(joint) - 1) / (2 * n)
     return Count((plain + correction).clamp_min(0), variance.sqrt())
 

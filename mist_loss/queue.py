@@ -64,7 +64,7 @@ class QueuedCriterion(nn.Module):
 
         Returns:
             What the criterion returns; a zero without influence while these rows and the kept ones are fewer than its
-            ``warm_rows``, if it says so and the queue can hold them.
+            ``warm_rows``, if it says so, and the queue is not full.
 
         Raises:
             ValueError: sets of other dimensions, or what the criterion refuses; the queue is then as before.
@@ -86,7 +86,7 @@ class QueuedCriterion(nn.Module):
             return self.criterion(x, y)
         past = self.filled
         least = getattr(self.criterion, "warm_rows", 1)
-        if len(x) + past < least <= len(x) + self.size:
+        if len(x) + past < min(least, len(x) + self.size):
             if may_look(x):
                 require_finite(x, y)
             self._keep(x.detach(), y.detach())

@@ -141,7 +141,8 @@ def _read_csv(path: Path) -> Columns:
         raise ValueError(
             f"expected commas between the cells of {path.name}, got {lines[0][0]!r}: export it with commas"
         )
-    if names and all(map(_is_fraction, names)):
+    # whole ones are what pandas calls columns without names
+    if names and all(map(_is_number, names)) and not all(map(str.isdecimal, names)):
         raise ValueError(
             f"expected the names of the columns in the first line of {path.name}, got numbers ({', '.join(names[:3])}"
             f"{', ...' if len(names) > 3 else ''}): add a line of names"
@@ -155,10 +156,9 @@ def _read_csv(path: Path) -> Columns:
     return dict(zip(names, columns, strict=True))
 
 
-def _is_fraction(name: str) -> bool:
-    """Whether it is a number that nobody calls a column: whole ones are what pandas calls those without names."""
+def _is_number(name: str) -> bool:
     try:
-        return not name.isdecimal() and math.isfinite(float(name))
+        return "_" not in name and math.isfinite(float(name))
     except ValueError:
         return False
 

@@ -10,13 +10,17 @@ from mist_loss.files import replacing, write_text
 
 
 @pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
-def test_whoever_may_read_new_files_may_read_these(tmp_path):
-    plain, tensors = tmp_path / "plain", tmp_path / "tensors"
-    plain.touch()
-    write_text(tmp_path / "text", "words")
-    with replacing(tensors) as temporary:
-        save_file({"a": torch.zeros(1)}, temporary)
-    assert tensors.stat().st_mode == plain.stat().st_mode == (tmp_path / "text").stat().st_mode
+def test_whoever_may_read_a_file_may_read_what_replaces_it(tmp_path):
+    before = os.umask(0o022)
+    try:
+        for path, mode in ((tmp_path / "new", 0o644), (tmp_path / "private", 0o600)):
+            if path.name == "private":
+                path.touch(mode)
+            with replacing(path) as temporary:
+                save_file({"a": torch.zeros(1)}, temporary)
+            assert path.stat().st_mode & 0o777 == mode
+    finally:
+        os.umask(before)
 
 
 def test_of_what_fails_nothing_is_left_and_what_was_there_stays(tmp_path):

@@ -71,6 +71,26 @@ def test_labels_that_determine_each_other_are_counted(k, n, flipped):
     assert ((low <= mi + 0.01) & (mi <= high + 0.01)).double().mean() > 0.7
 
 
+@pytest.mark.parametrize(("k", "flipped", "n"), [(100, 0.003, 10000), (20, 0.002, 1000)])
+def test_a_few_rows_alone_in_their_cells_widen_the_interval(k, flipped, n):
+    x = torch.randint(k, (40, n))
+    y = torch.where(torch.rand(40, n) < flipped, torch.randint(k, (40, n)), x)
+    wrong = flipped / k
+    right = 1 - flipped + wrong
+    mi = math.log(k) + right * math.log(right) + (k - 1) * wrong * math.log(wrong)
+    value, low, high = labels.known(*columns(x, y), LEVEL)[1]
+    counted = ~value.isnan()
+    assert counted.double().mean() > 0.8
+    assert ((low <= mi) & (mi <= high))[counted].double().mean() > 0.8
+    assert (high - low)[counted].mean() < 0.2
+
+
+def test_independent_labels_of_which_many_are_rare_are_not_called_dependent():
+    weights = 1 / torch.arange(1, 101).double() ** 3
+    x, y = (torch.multinomial(weights, 20 * 10000, replacement=True).view(20, -1) for _ in "xy")
+    assert (labels.known(*columns(x, y), LEVEL)[1][1] <= 0.001).double().mean() > 0.8
+
+
 def test_a_table_with_rows_alone_in_their_cells_is_not_counted():
     x = torch.randint(20, (1, 2000))
     y = torch.where(torch.rand(1, 2000) < 0.05, torch.randint(20, (1, 2000)), x)

@@ -181,12 +181,17 @@ def test_a_queue_that_was_made_in_inference_mode_can_be_trained_with():
 
 
 def test_waiting_neither_hides_bad_rows_nor_lasts_forever(model):
-    queue = QueuedCriterion(MISTCriterion(model), 16, 1, 1)
+    queue = QueuedCriterion(MISTCriterion(model), 8, 1, 1)
     with pytest.raises(ValueError, match="finite values"):
         queue(torch.full((2, 1), torch.nan), torch.zeros(2, 1))
     assert queue.filled == 0
+    for _ in range(8):
+        assert queue(*torch.randn(2, 1, 1)) == 0
+    assert queue(*torch.randn(2, 1, 1)) != 0  # nine rows are all that it can hold
     short = QueuedCriterion(MISTCriterion(model), 2, 1, 1)  # with a row a step there are never four
-    with pytest.raises(ValueError, match="at least 4 rows, got 1"):
+    for _ in range(2):
+        short(torch.zeros(1, 1), torch.zeros(1, 1))
+    with pytest.raises(ValueError, match="at least 4 rows, got 3"):
         short(torch.zeros(1, 1), torch.zeros(1, 1))
 
 

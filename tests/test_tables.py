@@ -24,10 +24,11 @@ def test_all_columns_have_names(tmp_path):
 
 def test_a_file_without_names_is_refused_unless_whole_numbers_are_names(tmp_path):
     path = tmp_path / "rows.CSV"
-    path.write_text("0.5,1e-3\n2,3\n")
-    with pytest.raises(ValueError, match=r"in the first line of rows.CSV, got numbers \(0.5, 1e-3"):
-        tables.load(path)
-    for names in ("0,1", "nan,b", "2.5,b"):
+    for numbers in ("0.5, 1e-3", "1, 0.5", "-1, -2"):
+        path.write_text(f"{numbers}\n2,3\n")
+        with pytest.raises(ValueError, match=rf"in the first line of rows.CSV, got numbers \({numbers}\)"):
+            tables.load(path)
+    for names in ("0,1", "nan,b", "2.5,b", "1_1,1_2"):
         path.write_text(f"{names}\n2,3\n")
         assert list(tables.load(path)) == names.split(",")
 

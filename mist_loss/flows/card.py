@@ -35,9 +35,9 @@ On held-out pushed problems:
 | parent | {before["error"]:.3f} | {before["coverage"]:.0%} |
 | adapted | {after["error"]:.3f} | {after["coverage"]:.0%} |
 
-Intended use: rows of the same kind, in the same coordinates. Where the width is smaller than the number of features,
-they are read in their principal coordinates, and so are sides that come in these. Sides as wide as their flow, or
-several such next to each other, are read twice if they look like those rows (scale and place included) and there are
-more rows than features; others are read by the parent, as it was (of an adapted parent, by what that one keeps). What
+Intended use: rows of the same kind, in the same coordinates; where the width is smaller than the number of features, in
+their principal coordinates, to which sides of more than 64 features are led. Sides as wide as their flow, or several
+such next to each other, are read twice if they look like those rows (scale and place included) and there are more rows
+than features; others are read by the parent, as it was (of an adapted parent, by what that one keeps). What
 the problems cannot show: dependence of a kind that none of them has.
 """

@@ -63,7 +63,10 @@ class NormalCoordinates(nn.Module):
         return not few and of_x.fits(x) and of_y.fits(y)
 
     def narrows(self, x: Tensor, y: Tensor) -> bool:
-        """Whether a set has a side as wide as the data of a flow of fewer directions, and ``narrowed`` is mapped."""
+        """Whether a side is as wide as the data of its flow, more than any estimator reads, and ``narrowed`` is mapped.
+
+        Sides that can be read whole are not narrowed: what they hold beyond the flow's directions would be lost.
+        """
         of_x, of_y = self._both()
         if not of_x.wider(x) and not of_y.wider(y):
             return False
@@ -101,8 +104,8 @@ class NormalCoordinates(nn.Module):
 class _Side(nn.Module):
     """Rows to normal rows: centred, whitened by a matrix (dims, width), and through the layers of a flow.
 
-    A flow of fewer directions than its data has maps rows in principal coordinates; those of the data are ``data``
-    wide, and their ``mean`` and ``directions`` are kept.
+    A flow of fewer directions than its data has maps rows in principal coordinates. Of data that is more than WIDEST
+    wide, ``data``, ``mean`` and ``directions`` are kept, which lead there.
     """
 
     center: Tensor
@@ -123,13 +126,14 @@ class _Side(nn.Module):
     @classmethod
     def of(cls, flow: Marginal) -> "_Side":
         sizes = {name: flow.settings[name] for name in ("layers", "hidden", "bins")}
-        data = None if flow.exact else len(flow.center)
+        data = None if flow.exact or len(flow.center) <= WIDEST else len(flow.center)
         side = cls(flow.dims, flow.width, **sizes, data=data).to(flow.center.device)
-        if side.mean is None or side.directions is None:
+        if flow.exact:
             side.center.copy_(flow.center)
             side.matrix.copy_(flow.directions / flow.spread[:, None] / flow.scale)
         else:  # principal coordinates, which are centred
             side.matrix.copy_(torch.diag(1 / flow.scale))
+        if side.mean is not None and side.directions is not None:
             side.mean.copy_(flow.center)
             side.directions.copy_(flow.directions / flow.spread[:, None])
         side.layers.load_state_dict(flow.layers.state_dict())
@@ -151,7 +155,11 @@ class _Side(nn.Module):
         sizes = {"width": width, "layers": layers, "hidden": hidden, "bins": bins}
         if not all(1 <= size <= MOST[name] for name, size in sizes.items()) or not width <= dims <= WIDEST:
             raise ValueError(f"expected a flow of dims up to {WIDEST} and {MOST} at most, got dims {dims}, {sizes}")
-        side = cls(dims, **sizes, data=len(state["mean"]) if "mean" in state else None)
+        mean = state.get("mean")
+        if mean is not None and (mean.ndim != 1 or len(mean) <= WIDEST):
+            raise ValueError(f"expected the mean of more than {WIDEST} features in a flow, got {tuple(mean.shape)}")
+        with torch.device("cpu"):  # as what is compared with it
+            side = cls(dims, **sizes, data=None if mean is None else len(mean))
         for name, own in side.named_buffers():
             given = state.get(name, own)
             good = given.is_floating_point() if own.is_floating_point() else given.dtype == own.dtype
@@ -177,7 +185,7 @@ class _Side(nn.Module):
         """Such rows in the principal coordinates, others as they are."""
         if self.mean is None or self.directions is None or not self.wider(side):
             return side
-        return _centred(side, self.mean) @ self.directions
+        return (_centred(side, self.mean) @ self.directions).to(side.dtype)
 
     def forward(self, side: Tensor) -> Tensor:
         b, n, _ = side.shape

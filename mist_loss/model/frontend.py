@@ -88,8 +88,9 @@ def gaussianize(x: Tensor) -> Tensor:
         fraction = torch.where(tied, 0.0, (columns - start) / torch.where(tied, 1.0, gap))
         return torch.where(index == KNOTS, KNOTS - 1.0, upper - 1 + fraction)
 
-    # where no knots are tied both are the same
-    ends = (False,) if may_look(x) and (knots.detach().diff() >= TIED).all() else (False, True)
+    # where no values are tied, nor knots, both are the same, and so are their gradients
+    apart = may_look(x) and bool((ordered.diff() > 0).all() & (knots.detach().diff() >= TIED).all())
+    ends = (False,) if apart else (False, True)
     middle = sum(place(end) for end in ends) / len(ends)
     return rearrange(top.to(x) * (2 / (KNOTS - 1) * middle - 1), "b d n -> b n d")
 

@@ -71,12 +71,12 @@ def write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> Non
     Raises:
         OSError: the file cannot be written.
     """
-    with replacing(path) as temporary:
-        try:
+    try:
+        with replacing(path) as temporary:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, header)
-        except SafetensorError as error:
-            advice = "make room, or give a folder that can be written to"
-            raise OSError(f"cannot write {path} ({error}): {advice}") from error
+    except (OSError, SafetensorError) as error:
+        advice = "make room, or give a folder that can be written to"
+        raise OSError(f"cannot write {path} ({error}): {advice}") from error
 
 
 def save_folder(model: "MIST", folder: str | Path, provenance: dict | None = None) -> Path:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 pytest.importorskip("normflows")
 from mist_loss import MISTCriterion, estimate_mi
+from mist_loss.estimate import predict
 from mist_loss.flows.coordinates import NormalCoordinates
 from mist_loss.flows.marginals import Marginal, fit_marginal
 from mist_loss.meta.families import canonical_normal
@@ -56,27 +57,45 @@ def test_embeddings_side_by_side_are_mapped_one_by_one(flow):
     torch.testing.assert_close(whole, torch.cat(parts, dim=2))
 
 
-def test_wider_rows_are_read_in_the_principal_coordinates_of_the_flow(model, tmp_path):
-    data = 3 + torch.randn(200, 4, dtype=torch.float64) * torch.tensor([4.0, 3, 0.5, 0.1], dtype=torch.float64)
-    flow, _ = fit_marginal(data, width=2, epochs=1)
-    model = copy.deepcopy(model)
-    model.coordinates = NormalCoordinates(flow, flow)
-    save_weights(model, tmp_path / "weights.safetensors", {})
-    read = MIST.from_pretrained(tmp_path / "weights.safetensors")
-    x, y = (3 + torch.randn(2, 40, 4) * torch.tensor([4.0, 3, 0.5, 0.1]) for _ in "xy")
-    narrow = [torch.stack([flow.project(rows) for rows in side]) for side in (x, y)]
-    expected = estimate_mi(*narrow, model=model)
-    for sides in ((x, y), (x, narrow[1]), (narrow[0], y)):
-        with pytest.warns(UserWarning, match="fewer principal directions"):
-            found = estimate_mi(*sides, model=read)
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-        with pytest.warns(UserWarning, match="fewer principal directions"):
-            MISTCriterion(read)(*sides)
-    # other widths are read as they were
-    plain = MIST.from_pretrained(tmp_path / "weights.safetensors")
-    plain.coordinates = None
-    for sides in ((x, y[..., :3]), (x[..., :3], y[..., :3])):
-        torch.testing.assert_close(estimate_mi(*sides, model=read), estimate_mi(*sides, model=plain))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sides_too_wide_to_be_read_are_read_in_the_principal_coordinates_of_the_flow(model, tmp_path, dtype):
+    scales = torch.cat([torch.tensor([4.0, 3.0]), torch.full((68,), 0.1)]).double()
+    flow, _ = fit_marginal(3 + torch.randn(200, 70, dtype=torch.float64) * scales, width=2, epochs=1)
+    adapted = copy.deepcopy(model)
+    adapted.coordinates = NormalCoordinates(flow, flow)
+    with torch.random.fork_rng():
+        adapted.keep(MIST(model.config).eval())
+    save_weights(adapted, tmp_path / "weights.safetensors", {})
+    with torch.device("meta"):  # whatever the default device is
+        flows = MIST.from_pretrained(tmp_path / "weights.safetensors").coordinates
+    adapted = MIST.from_pretrained(tmp_path / "weights.safetensors").to(torch.float32)
+    x, y = (3 + torch.randn(3, 80, 70, dtype=dtype) * scales.to(dtype) for _ in "xy")
+    x[2] = 100 * torch.randn(80, 70, dtype=dtype)  # of no modality: read as ever
+    narrow = tuple(torch.stack([flow.project(rows) for rows in side]) for side in (x, y))
+    assert flows is not None
+    assert flows.narrows(x, y)
+    assert adapted.parent is not None
+    expected = predict(adapted, narrow[0], narrow[1], "none")
+    plain = predict(adapted.parent, x, y, "pca")
+    assert (expected - plain).abs().amin() > 0.01
+    found = predict(adapted, x, y, "pca")
+    torch.testing.assert_close(found[:2], expected[:2], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found[2], plain[2])
+    for part in (slice(0, 2), slice(2, 3)):  # as whole batches of one kind
+        torch.testing.assert_close(predict(adapted, x[part], y[part], "pca"), found[part], atol=1e-4, rtol=1e-4)
+    for one, other in ((x, narrow[1]), (narrow[0], y)):
+        torch.testing.assert_close(predict(adapted, one, other, "pca")[:2], expected[:2], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(predict(adapted, x, y, "random"), predict(adapted.parent, x, y, "random"))
+
+
+def test_sides_that_can_be_read_whole_are(model):
+    scales = torch.tensor([4.0, 3.0, 0.5, 0.1], dtype=torch.float64)
+    flow, _ = fit_marginal(torch.randn(200, 4, dtype=torch.float64) * scales, width=2, epochs=1)
+    adapted = copy.deepcopy(model)
+    adapted.coordinates = NormalCoordinates(flow, flow)
+    x, y = (torch.randn(1, 40, 4) * scales.float() for _ in "xy")
+    torch.testing.assert_close(adapted(x, y), model(x, y))
+    torch.testing.assert_close(estimate_mi(x, y, model=adapted), estimate_mi(x, y, model=model))
 
 
 def test_one_feature_is_no_part_of_many(narrow):

@@ -33,6 +33,20 @@ def test_gradient_of_gaussianize_is_exact():
     assert torch.autograd.gradcheck(lambda t: gaussianize(standardize(t)), x)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n", [20, 256, 513])
+def test_knots_that_nothing_ties_are_read_once_and_as_where_nobody_may_look(monkeypatch, dtype, n):
+    rows = torch.randn(2, n, 3).to(dtype).float()  # half precision ties rows, some of them on a knot
+    weights, found = torch.randn(2, n, 3), []
+    for look in (True, False):
+        monkeypatch.setattr("mist_loss.model.frontend.may_look", lambda x, look=look: look)
+        x = rows.clone().requires_grad_()
+        z = gaussianize(x)
+        (z * weights).sum().backward()
+        found.append((z, x.grad))
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("value", [0.1, 1e12, 0.0])
 def test_constant_features_are_zero_with_a_zero_gradient(value):
     x = torch.full((1, 30, 2), value, requires_grad=True)

@@ -35,6 +35,12 @@ def short_probes(monkeypatch):
         monkeypatch.setattr(recipe, "PROBE_IMAGES", 600)
 
 
+@pytest.mark.parametrize("recipe", [disentangle, invariance, information_plane])
+def test_a_smoke_test_takes_no_more_images_than_were_asked_for(recipe):
+    assert recipe.parse(["--smoke", "--images", "64"]).images == 64
+    assert recipe.parse(["--smoke"]).images == 1024
+
+
 class Killed(Exception):
     pass
 
