@@ -186,6 +186,7 @@ def test_underscores_are_no_digits(tmp_path):
 )
 def test_text_of_parquet_is_read_as_that_of_csv(tmp_path, cells, message):
     pandas, path = pytest.importorskip("pandas"), tmp_path / "rows.parquet"
+    pytest.importorskip("pyarrow")
     pandas.DataFrame({"a": cells}).to_parquet(path)
     with pytest.raises(ValueError, match=message):
         tables.read_columns(path, "a")
