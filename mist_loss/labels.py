@@ -9,7 +9,7 @@ from torch import Tensor
 
 REPEATS = 4  # rows that are equal, on average, where a sample is a label
 CELL = 8  # rows for every possible cell of a table that is counted: fewer leave cells unseen, and the count too high
-SINGLE = 0.005  # share of rows alone in their cell, up to which a table is counted that has fewer
+SINGLE = 0.002  # share of rows alone in their cell, up to which a table is counted that has fewer
 
 
 class Count(NamedTuple):
@@ -63,7 +63,7 @@ def table_mi(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> Count | None
     (px, ix), (py, iy), n = x, y, len(x[1])
     _, cell, counts = torch.unique(ix * len(py) + iy, return_inverse=True, return_counts=True)
     joint = counts.to(px) / n
-    alone = (((joint[cell] * n < 1.5) & (torch.maximum(px[ix], py[iy]) * n > 1.5)).sum() / n).to(px)
+    alone = ((joint[cell] * n < 1.5) & (torch.maximum(px[ix], py[iy]) * n > 1.5)).sum().to(px) / n
     full = CELL * len(px) * len(py) <= n
     if not full and (CELL * len(counts) > n or alone > SINGLE):
         return None
