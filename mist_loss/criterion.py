@@ -154,8 +154,11 @@ class MISTCriterion(nn.Module):
 
     @property
     def warm_rows(self) -> int:
-        """Rows of one process for which a ``QueuedCriterion`` waits: together with the others' as many as are known."""
-        return -(-self.model.config.rows[0] // (ranks() if self.gather else 1))
+        """Rows for which a ``QueuedCriterion`` waits, as few as the estimator knows.
+
+        Of several processes that gather none waits: one with a smaller batch would leave the others waiting for it.
+        """
+        return 1 if self.gather and ranks() > 1 else self.model.config.rows[0]
 
     def freeze(self) -> "MISTCriterion":
         """Turn the weights into buffers, in eval mode; returns self."""

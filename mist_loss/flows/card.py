@@ -38,6 +38,6 @@ On held-out pushed problems:
 Intended use: rows of the same kind, in the same coordinates; where the width is smaller than the number of features, in
 their principal coordinates, to which sides of more than 64 features are led. Sides as wide as their flow, or several
 such next to each other, are read twice if they look like those rows (scale and place included) and there are more rows
-than features; others are read by the parent, as it was (of an adapted parent, by what that one keeps). What
-the problems cannot show: dependence of a kind that none of them has.
+than features; others are read by the parent, as it was (of an adapted parent, by what that one keeps). What the
+problems cannot show: dependence of a kind that none of them has.
 """
