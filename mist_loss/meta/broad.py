@@ -107,13 +107,13 @@ def _functional(b: int, n: int, dx: int, dy: int, device: torch.device) -> Probl
         kinds += [functions.FOLDED, functions.PAIRED] if dx > 1 else [functions.FOLDED]
     kind = kinds[int(torch.randint(len(kinds), ()))]
     inputs = 2 if kind is functions.PAIRED else 1
-    most = min(dx // inputs, dy, 64 if kind is functions.MONOTONE else 3)
+    most = min(dx // inputs, dy, _shown_by(n, 4) if kind is functions.MONOTONE else 3)
     m = 1 + int(most * float(torch.rand(())) ** 2)  # few more often than many
     if kind is functions.MONOTONE and chance(0.3):
         m = most  # as of two sides that face each other feature by feature
     scale = functions.draw_scale(b, m, device)
     x, y, mi = functions.noisy_function(choice(list(kind)), choice(list(functions.NOISES)), scale, n)
-    x, y = (torch.cat([t, torch.randn(b, n, d - t.shape[2], device=device)], dim=2) for t, d in ((x, dx), (y, dy)))
+    x, y = (_beside_noise(t, d) for t, d in ((x, dx), (y, dy)))
     return carry(Problem(y, x, mi) if swap else Problem(x, y, mi), mixing=0.4 if max(dx, dy) <= 16 else 0.0)
 
 
@@ -136,6 +136,16 @@ def _spherical(b: int, n: int, dx: int, dy: int, device: torch.device) -> Proble
     if chance(0.5):
         x, y = spheres.stretched(x), spheres.stretched(y)
     return Problem(x, y, mi)
+
+
+def _angular(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
+    """Angles, each around one of the other side: hours, headings, phases; some as numbers, some as points of circles."""
+    m = 1 + int(min(dx, dy, 4) * float(torch.rand(())) ** 2)
+    kappa = torch.exp(uniform(b * m, math.log(0.3), math.log(200.0), device)) * (torch.rand(b * m, device=device) < 0.9)
+    x, y, mi = spheres.von_mises_fisher(kappa, n, 2)
+    x, y = (_beside_noise(spheres.shown(t.unflatten(0, (b, m)), d), d) for t, d in ((x, dx), (y, dy)))
+    problem = Problem(x, y, mi.reshape(b, m).sum(1))
+    return carry(problem, mixing=0.4 if max(dx, dy) <= 16 else 0.0) if chance(0.5) else problem
 
 
 def _independent(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
@@ -200,7 +210,7 @@ def _strong(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
 
     Mostly of normal sides, and as they are or mixed. Noise of other kinds leaves the same correlations, and more nats.
     """
-    m = min(dx, dy)
+    m = min(dx, dy, _shown_by(n, 8))
     pairs = m if chance(0.6) else int(torch.randint(1, m + 1, ()))
     loss = 10 ** uniform(b, -3.5, -0.5, device)[:, None].expand(-1, pairs)
     if chance(0.5):
@@ -211,7 +221,7 @@ def _strong(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     else:
         noise = choice(list(_DEVIATIONS))
         x, y, mi = functions.noisy_function("line", noise, (rho**-2 - 1).sqrt() / _DEVIATIONS[noise], n)
-    x, y = (torch.cat([t, torch.randn(b, n, d - pairs, device=device)], dim=2) for t, d in ((x, dx), (y, dy)))
+    x, y = (_beside_noise(t, d) for t, d in ((x, dx), (y, dy)))
     if chance(0.4):
         return carry(Problem(x, y, mi))
     if chance(0.5):
@@ -220,6 +230,21 @@ def _strong(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
 
 
 _DEVIATIONS = {"laplace": math.sqrt(2), "uniform": 1 / math.sqrt(12), "exponential": 1.0}  # of functions.NOISES
+
+
+def _shown_by(n: int, each: int) -> int:
+    """How many pairs n rows can show, at ``each`` rows a pair.
+
+    Of more, nothing tells whether they depend. An estimator that has seen such sets reads tens of nats into any few
+    rows of many dimensions.
+    """
+    return max(1, n // each)
+
+
+def _beside_noise(side: Tensor, d: int) -> Tensor:
+    """Fill (b, n, k) up to (b, n, d) with normal columns that say nothing."""
+    b, n, k = side.shape
+    return torch.cat([side, torch.randn(b, n, d - k, device=side.device)], dim=-1)
 
 
 def _padded(side: Tensor, d: int, kinds: Sequence[str] = ("constant", "copies", "combinations")) -> Tensor:
@@ -271,12 +296,13 @@ BROADER: dict[str, tuple[float, Family]] = BROAD | {
     "warped": (10, _warped),
     "curved": (3, _curved),
     "near": (3, _near),
-    "strong": (18, _strong),
+    "strong": (14, _strong),
     "functional": (30, _functional),
     "ordinal": (24, broad_discrete.ordinal),
     "present": (20, broad_discrete.present),
     "tables": (14, broad_discrete.tables),
     "spherical": (10, _spherical),
+    "angular": (7, _angular),
     "independent": (6, _independent),
     "resampled": (8, _resampled),
 }

@@ -67,6 +67,27 @@ def stretched(t: Tensor) -> Tensor:
     return unit(t @ random_linear(t.shape[0], t.shape[2], t.device))
 
 
+def shown(t: Tensor, d: int) -> Tensor:
+    """Points of circles (b, m, n, 2) as columns (b, n, at most d): any of them as such, the others by their angles.
+
+    The angles are cut where the circle happens to be cut, and points lie near the circle as often as on it: how far
+    from its middle says nothing.
+
+    Args:
+        t: unit rows, of m circles.
+        d: columns there are, at least m.
+    """
+    b, m, n, _ = t.shape
+    points = int(torch.randint(min(m, d - m) + 1, ()))
+    turn = math.pi * (2 * torch.rand(b, m, 1, device=t.device) - 1)
+    angle = torch.atan2(t[..., 1], t[..., 0]) + turn
+    spread = 0.3 * torch.rand(b, 1, 1, device=t.device) * (torch.rand(b, 1, 1, device=t.device) < 0.5)
+    radius = torch.exp(spread * torch.randn(b, points, n, device=t.device))
+    cut = torch.remainder(angle[:, points:], 2 * math.pi)
+    shown = angle[:, :points]
+    return torch.cat([radius * shown.cos(), radius * shown.sin(), cut], dim=1).transpose(1, 2)
+
+
 def beside(t: Tensor, d: int) -> Tensor:
     """Unit rows (b, n, k) beside free directions, of unit length together: (b, n, d), d at least k.
 
