@@ -139,7 +139,7 @@ def _spherical(b: int, n: int, dx: int, dy: int, device: torch.device) -> Proble
 
 
 def _angular(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
-    """Angles, each around one of the other side: hours, headings, phases; some as numbers, some as points of circles."""
+    """Angles, each around one of the other side: hours, headings, phases; as numbers or as points of circles."""
     m = 1 + int(min(dx, dy, 4) * float(torch.rand(())) ** 2)
     kappa = torch.exp(uniform(b * m, math.log(0.3), math.log(200.0), device)) * (torch.rand(b * m, device=device) < 0.9)
     x, y, mi = spheres.von_mises_fisher(kappa, n, 2)

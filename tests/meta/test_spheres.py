@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mist_loss.meta import spheres
+from mist_loss.meta.broad import BROADER, _angular
 
 
 @pytest.mark.parametrize("kappa", [0.0, 0.5, 4.0, 40.0])
@@ -88,3 +89,43 @@ def test_stretching_stays_on_the_sphere_and_can_be_undone(monkeypatch):
     torch.testing.assert_close(moved.norm(dim=2), torch.ones(4, 1000))
     torch.testing.assert_close(spheres.unit(moved @ used[0].inverse()), t, atol=1e-4, rtol=0)
     assert (moved - t).abs().max() > 0.1
+
+
+def test_circles_are_shown_as_points_or_as_angles_that_can_be_turned_back():
+    torch.manual_seed(0)
+    seen = set()
+    for _ in range(60):
+        t = spheres.directions(6, 400, 2, torch.device("cpu")).unflatten(0, (2, 3))
+        columns = spheres.shown(t, 5)
+        points = columns.shape[2] - 3
+        seen.add(points)
+        assert columns.shape[:2] == (2, 400)
+        cos, sin, angle = columns.transpose(1, 2).split([points, points, 3 - points], dim=1)
+        assert 0 <= angle.min() <= angle.max() < 2 * math.pi
+        back = torch.cat([torch.atan2(sin, cos), angle], dim=1)
+        turned = back - torch.atan2(t[..., 1], t[..., 0])  # the same for all rows of a circle
+        assert (turned.cos().mean(2).square() + turned.sin().mean(2).square()).min() > 0.9999
+    assert seen == {0, 1, 2}
+
+
+def test_angles_share_the_nats_that_a_table_of_their_ranks_shows():
+    torch.manual_seed(0)
+    n, cells, checked = 40_000, 24, 0
+    for _ in range(12):
+        x, y, mi = _angular(1, n, 1, 1, torch.device("cpu"))
+        code_x, code_y = (t.flatten().argsort().argsort() * cells // n for t in (x, y))
+        table = torch.bincount(code_x * cells + code_y, minlength=cells**2).double() / n
+        entropy = -(table * table.clamp_min(1e-12).log()).sum()
+        seen = 2 * math.log(cells) - entropy.item()  # too high by chance, too low by the width of the cells
+        checked += mi.item() < 1.2
+        assert mi.item() > 1.2 or seen == pytest.approx(mi.item(), abs=0.05)
+        assert mi.item() <= 1.2 or seen > 1
+    assert checked > 3
+
+
+@pytest.mark.parametrize("family", ["strong", "functional"])
+def test_few_rows_are_not_asked_for_what_they_cannot_show(family):
+    torch.manual_seed(0)
+    few = [float(BROADER[family][1](4, 10, 30, 30, torch.device("cpu")).mi.max()) for _ in range(100)]
+    many = [float(BROADER[family][1](4, 1000, 30, 30, torch.device("cpu")).mi.max()) for _ in range(20)]
+    assert max(few) < 15 < max(many)
