@@ -12,6 +12,9 @@ from mist_loss import cli
 CHECKOUT = Path(__file__).parents[1]
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 
+INCLUDED = [CHECKOUT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "recipes/README.md")]
+INCLUDED += sorted((CHECKOUT / "pretrained").glob("*.md"))
+
 
 def blocks(page: Path, language: str) -> list[str]:
     """Fenced blocks of a language, preceded by empty lines so that tracebacks name the page's lines."""
@@ -42,6 +45,16 @@ def test_command_lines_parse(page):
     for line in text.splitlines():
         if line.startswith("mist-loss ") and "--help" not in line:
             assert cli.parse(shlex.split(line, comments=True)[1:]).run
+
+
+@pytest.mark.parametrize("page", [*PAGES, *INCLUDED], ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    """Of pages that the site shows in another place only links that do not depend on it."""
+    found = re.findall(r"\]\(([^)#\s]+)", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE))
+    relative = [link for link in found if not link.startswith("http")]
+    if page in INCLUDED:
+        assert not relative
+    assert not [link for link in relative if not (page.parent / link).exists()]
 
 
 def test_pages_have_blocks():
