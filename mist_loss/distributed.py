@@ -31,6 +31,15 @@ def gather_rows(*samples: Tensor) -> tuple[Tensor, ...]:
     return tuple(_gather(sample) for sample in samples)
 
 
+def everywhere(flag: Tensor) -> Tensor:
+    """Whether a flag, 0-d, is true on every process."""
+    if ranks() == 1:
+        return flag
+    least = flag.to(torch.int32)
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    return least.bool()
+
+
 def ranks() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

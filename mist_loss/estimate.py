@@ -49,7 +49,7 @@ def estimate_mi(
         y: (n, dy) or (b, n, dy): row i belongs to row i of x.
         level: probability of the interval, in (0, 1).
         model: what ``MIST.from_pretrained`` takes (a bundled name, a file, a folder, OWNER/NAME@COMMIT), or a ``MIST``
-            on the device of the inputs.
+            on the device of the inputs; gradients reach weights of it that require them.
         projection: what to do with more dimensions than the model reads: "pca" (the sample's own directions, or those
             of the modality that the model was adapted to), "random", "sliced" or "none", an error; see
             ``mist_loss.model.projection``. Projecting can only lower mutual information.

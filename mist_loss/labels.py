@@ -38,34 +38,50 @@ def shares(rows: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 def entropy(share: Tensor, n: int) -> Count:
-    """H of a label with shares (k,) in n rows, corrected as by Miller (1955): plus (k - 1) / 2n."""
+    """H of a label with shares (k,) in n rows, at least that of the rows.
+
+    Corrected as by Miller (1955), plus (k - 1) / 2n, or where that is more as by Chao and Shen (2003): where values
+    come once there are others that have not come yet.
+    """
     k, surprise = len(share), -share.log()
-    value = (share * surprise).sum()
-    variance = (share * (surprise - value).square()).sum() / n + (k - 1) / (2 * n**2)
-    return Count(value + (k - 1) / (2 * n), variance.sqrt())
+    plain = (share * surprise).sum()
+    variance = (share * (surprise - plain).square()).sum() / n + (k - 1) / (2 * n**2)
+    once = (share * n < 1.5).sum() / n  # as likely is the next row of a value not seen yet (Good 1953)
+    seen = (1 - once) * share
+    whole = (seen * -seen.log() / -torch.expm1(n * torch.log1p(-seen.clamp_max(1 - 1e-12)))).sum()
+    return Count(torch.maximum(plain + (k - 1) / (2 * n), whole), variance.sqrt())
 
 
-def table_mi(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> Count | None:
-    """I of two labels from their table, each entropy corrected as above; None if it is too thin for that.
+def are_names(rows: Tensor) -> bool:
+    """Whether the columns of (n, d) hold whole numbers or two values each, as labels do.
 
-    It is not if it has CELL rows for every possible cell, or as many for every cell that occurs and hardly a row alone
-    in one, as tables of labels that determine each other.
+    Numbers of other kinds that come again are copies of rows, as of oversampling or of a person measured often.
+    """
+    two = (rows == rows.amin(0)) | (rows == rows.amax(0))
+    return bool((two.all(0) | (rows == rows.round()).all(0)).all())
+
+
+def table_mi(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor], names: bool = True) -> Count | None:
+    """I of two labels from their table, each entropy corrected as by Miller; None if it is too thin for that.
+
+    It is not if it has CELL rows for every possible cell, or, of names, as many for every cell that occurs and hardly a
+    row alone in one, as tables of labels that determine each other.
 
     The error is that of the delta method, plus that of chi-squared with (kx - 1)(ky - 1) degrees of freedom, which is
     what remains of it where the labels are independent, plus log min(kx, ky) for the share of rows alone in their cell:
-    about as much is unseen (Good 1953), and the count too high by so much. Rows of two labels that come once do not
-    count.
+    about as much is unseen (Good 1953), and the count too high by so much.
 
     Args:
         x: what ``shares`` returns of one side.
         y: of the other.
+        names: whether both sides are, see ``are_names``.
     """
     (px, ix), (py, iy), n = x, y, len(x[1])
     _, cell, counts = torch.unique(ix * len(py) + iy, return_inverse=True, return_counts=True)
     joint = counts.to(px) / n
-    alone = ((joint[cell] * n < 1.5) & (torch.maximum(px[ix], py[iy]) * n > 1.5)).sum().to(px) / n
+    alone = (counts == 1).sum().to(px) / n
     full = CELL * len(px) * len(py) <= n
-    if not full and (CELL * len(counts) > n or alone > SINGLE):
+    if not full and (not names or CELL * len(counts) > n or alone > SINGLE):
         return None
     ratio = torch.empty_like(joint)
     ratio[cell] = joint[cell].log() - px[ix].log() - py[iy].log()
@@ -94,8 +110,11 @@ def known(x: Tensor, y: Tensor, level: float) -> tuple[Tensor, Tensor]:
         sides = [shares(side) for side in rows]
         for side in sides:
             if side is not None:
+                all_seen = len(side[0]) if side[0].min() * x.shape[1] > 1.5 else math.inf
                 most[:, i] = torch.minimum(most[:, i], entropy(side[0], x.shape[1]).interval(level))
-                most[:, i] = most[:, i].clamp_max(math.log(len(side[0])))
-        if sides[0] is not None and sides[1] is not None and (table := table_mi(sides[0], sides[1])):
+                most[:, i] = most[:, i].clamp_max(math.log(all_seen))
+        if sides[0] is None or sides[1] is None:
+            continue
+        if table := table_mi(sides[0], sides[1], names=all(map(are_names, rows))):
             counted[:, i] = table.interval(level)
     return most, counted

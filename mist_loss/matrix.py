@@ -50,10 +50,12 @@ def mi_matrix(
             "row i of x and row i of y must be one joint observation"
         )
     p, q = len(first), len(second)
-    rows, cols = torch.triu_indices(p, p, 1) if y is None else torch.cartesian_prod(torch.arange(p), torch.arange(q)).T
+    # whatever the default device and precision are: the columns lie on the CPU
+    chosen = torch.ones(p, q, dtype=torch.bool, device="cpu")
+    rows, cols = (chosen.triu(1) if y is None else chosen).nonzero().T
     count = max(1, ROWS_AT_ONCE // max(1, first.shape[1]))
     network = MIST.from_pretrained(model) if not isinstance(model, MIST) else model
-    result = torch.full((3, p, q), torch.nan)
+    result = torch.full((3, p, q), torch.nan, dtype=torch.float32, device="cpu")
     if p and not len(rows):  # no pair, but bad input is bad input
         estimate_mi(first[0, :, None], first[0, :, None], level, network)
     for start in range(0, len(rows), count):

@@ -1,10 +1,12 @@
 """Rows of past steps beside those of the present one, for batches too small to estimate from."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mist_loss.distributed import everywhere
 from mist_loss.model.tracing import may_look
 from mist_loss.validation import check_count, finite_sets, paired_sets, require_finite
 
@@ -21,10 +23,10 @@ class QueuedCriterion(nn.Module):
     Past rows come from past weights: the estimate is of a mixture of encoders, and trails the present one by
     size / n steps. Keep that small against the time in which the codes move.
 
-    The rows and their number so far are persistent buffers in single precision, saved and restored with the state dict.
-    A batch with a NaN or an infinity, or a number that single precision does not hold, is not kept. Every process has
-    its own queue: a ``DistributedDataParallel`` around it needs ``broadcast_buffers=False``, or that of the first rank
-    replaces the others.
+    The rows and their number so far are persistent buffers in single precision or better, saved and restored with the
+    state dict. A batch with a NaN or an infinity, or a number that the queue's precision does not hold, is not kept;
+    with a criterion that gathers, by no process. Every process has its own queue: a ``DistributedDataParallel`` around
+    it needs ``broadcast_buffers=False``, or that of the first rank replaces the others.
 
     Args:
         criterion: of two samples (n, d), such as ``MISTCriterion``; compile it or the encoder, not the queue, whose
@@ -54,6 +56,13 @@ class QueuedCriterion(nn.Module):
             self.register_buffer("written", torch.zeros((), dtype=torch.long))
         self._full = False  # once it is, nobody waits for the device to count
         self.register_load_state_dict_post_hook(_recount)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QueuedCriterion":
+        kept = self.x, self.y
+        super()._apply(fn, recurse)  # half of the precision would lose rows of a wider step
+        moved = self.x, self.y
+        self.x, self.y = (b if b.dtype.itemsize >= 4 else a.to(b.device) for a, b in zip(kept, moved, strict=True))
+        return self
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Loss of these rows and the kept ones.
@@ -107,11 +116,17 @@ class QueuedCriterion(nn.Module):
     def _keep(self, x: Tensor, y: Tensor) -> None:
         x, y = x.to(self.x), y.to(self.y)
         finite = finite_sets(x[None], y[None])[0]  # as kept: narrower numbers may not hold them
+        if self._gathers():  # queues of different lengths could not be gathered any more
+            finite = everywhere(finite)
         n, kept = len(x), min(len(x), self.size)  # of a batch longer than the queue the last rows
         slots = (self.written + torch.arange(n - kept, n, device=x.device)) % self.size
         for queue, rows in ((self.x, x), (self.y, y)):
             queue[slots] = torch.where(finite, rows[n - kept :], queue[slots])
         self.written += n * finite
+
+    def _gathers(self) -> bool:
+        parts = self.criterion.modules() if isinstance(self.criterion, nn.Module) else ()
+        return any(getattr(part, "gather", False) is True for part in parts)
 
     def reset(self) -> None:
         """Forget all rows: after the encoder has jumped, for example."""

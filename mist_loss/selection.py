@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from mist_loss import labels
 from mist_loss.estimate import estimate_mi
@@ -24,6 +25,9 @@ except ImportError as error:
     raise ModuleNotFoundError(hint) from error
 
 
+MOST_LABELS = 64  # indicators that the bundled weights read
+
+
 def mutual_info(
     X: ArrayLike, y: ArrayLike, discrete_target: bool | None = None, model: str | Path | MIST = "mist-base"
 ) -> np.ndarray:
@@ -35,8 +39,8 @@ def mutual_info(
     Args:
         X: (n, d) numbers, a row an observation.
         y: (n,) or (n, q) target: numbers, or labels of any type.
-        discrete_target: whether y holds labels. None takes strings, booleans, and whole numbers that come four times on
-            average for labels; counts need False.
+        discrete_target: whether y holds labels. None takes strings, booleans, and up to MOST_LABELS whole numbers that
+            come four times on average for labels; counts need False.
         model: as for ``estimate_mi``.
 
     Returns:
@@ -47,9 +51,18 @@ def mutual_info(
             missing in some.
         TypeError: a sparse X, which scikit-learn refuses.
     """
+    X, y = map(_plain, (X, y))
     _check_kinds(X, y)
     features, target = check_X_y(X, y, multi_output=True, ensure_min_samples=MIN_ROWS)
     return _by_feature(as_floats("X", features), encode_target(np.asarray(target), discrete_target), model)
+
+
+def _plain(side: ArrayLike | Tensor) -> ArrayLike:
+    """A tensor as an array, whatever its precision and device."""
+    if not isinstance(side, Tensor):
+        return side
+    side = side.detach().cpu()
+    return (side.double() if side.is_floating_point() else side).numpy()
 
 
 def _check_kinds(X: ArrayLike, y: ArrayLike) -> None:
@@ -92,7 +105,7 @@ def encode_target(y: np.ndarray, discrete: bool | None) -> np.ndarray:
     if discrete is None:
         discrete = table.dtype.kind not in "iuf" or not type_of_target(table).startswith("continuous")
         values = max(len(np.unique(column)) for column in table.T) if table.dtype.kind in "iuf" else 0
-        if discrete and values > 2 and values * labels.REPEATS > len(table):
+        if discrete and values > 2 and (values * labels.REPEATS > len(table) or values > MOST_LABELS):
             discrete = False  # a year or a price
             warnings.warn(
                 f"the {values} different whole numbers in {len(table)} rows of the target are taken for numbers: "
@@ -102,9 +115,16 @@ def encode_target(y: np.ndarray, discrete: bool | None) -> np.ndarray:
     if not discrete:
         return table.astype(np.float64)
     try:
-        return OneHotEncoder(sparse_output=False, drop="if_binary").fit_transform(table)
+        indicators = OneHotEncoder(sparse_output=False, drop="if_binary").fit_transform(table)
     except TypeError as error:
         raise ValueError(f"expected labels of one type, got several ({error}): use y.astype(str)") from error
+    if indicators.shape[1] > MOST_LABELS:
+        warnings.warn(
+            f"the target has {indicators.shape[1]} labels, of which {MOST_LABELS} directions are read: most of the "
+            "nats are lost, and the order of features may be wrong; join rare labels, or use mutual_info_classif",
+            stacklevel=3,
+        )
+    return indicators
 
 
 def _by_feature(X: np.ndarray, target: np.ndarray, model: str | Path | MIST) -> np.ndarray:
@@ -167,6 +187,7 @@ class MISTEstimator(BaseEstimator):
         return estimate_mi(features, target, self.level, self.model).value.item()
 
     def _validated(self, X: ArrayLike, y: ArrayLike, reset: bool) -> tuple[np.ndarray, np.ndarray]:
+        X, y = map(_plain, (X, y))
         _check_kinds(X, y)
         features, target = validate_data(self, X, y, multi_output=True, ensure_min_samples=MIN_ROWS, reset=reset)
         return as_floats("X", features), encode_target(target, self.discrete_target)

@@ -44,7 +44,8 @@ def as_floats(name: str, sample: Any) -> np.ndarray:
         raise ValueError(f"expected {name} as a dense array, got a sparse one: give .toarray()")
     try:
         array = np.asarray(sample.detach().cpu().double() if isinstance(sample, Tensor) else sample)
-        kinds = {array.dtype.kind, *(dtype.kind for dtype in getattr(sample, "dtypes", ()) if hasattr(dtype, "kind"))}
+        columns = getattr(sample, "dtypes", ()) if array.ndim == 2 else ()  # of a data frame; of a series it is one
+        kinds = {array.dtype.kind, *(dtype.kind for dtype in columns if hasattr(dtype, "kind"))}
         for kind, what in (("m", "time spans"), ("M", "times"), ("S", "bytes"), ("U", "text")):
             if kind in kinds:
                 raise TypeError(what)

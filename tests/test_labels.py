@@ -100,3 +100,39 @@ def test_a_table_with_rows_alone_in_their_cells_is_not_counted():
 def test_a_level_that_rounds_to_one():
     x = torch.arange(40).remainder(2).float()[None, :, None]
     assert labels.known(x, x, math.nextafter(1, 0))[1].isfinite().all()
+
+
+@pytest.mark.parametrize("d", [1, 3])
+def test_amounts_that_are_mostly_zero_are_no_labels(d):
+    there = (torch.rand(4, 4000, 1) < 0.1).float()
+    x, y = (there * torch.randn(4, 4000, d).exp() for _ in "xy")  # whether there is one says all, how much nothing
+    assert labels.known(x, y, LEVEL)[1].isnan().all()
+
+
+@pytest.mark.parametrize("copies", [8, 20])
+def test_rows_of_numbers_that_come_again_are_no_table(copies):
+    x, y = (torch.randn(1, 200, 2).repeat(1, copies, 1) for _ in "xy")
+    assert labels.known(x, y, LEVEL)[1].isnan().all()
+
+
+@pytest.mark.parametrize("width", [1, 20])
+def test_standardised_indicators_and_whole_codes_are_names(width):
+    x = torch.randint(20, (1, 1000))
+    shown = torch.nn.functional.one_hot(x).double() if width > 1 else x[..., None].double()
+    shown = (shown - shown.mean(1)) / shown.std(1) if width > 1 else shown
+    assert labels.known(shown, shown, LEVEL)[1][0].item() == pytest.approx(math.log(20), abs=0.02)
+
+
+@pytest.mark.parametrize(("n", "within"), [(1000, 0.12), (4000, 0.05)])
+def test_the_entropy_of_a_label_of_which_not_all_values_have_come(n, within):
+    torch.manual_seed(0)
+    share = torch.arange(1, 100_001).double() ** -1.5
+    share /= share.sum()
+    truth = -(share * share.log()).sum().item()
+    found = []
+    for _ in range(40):
+        x = torch.multinomial(share, n, replacement=True)[None, :, None].double()
+        found.append(labels.known(x, torch.randn(1, n, 1), LEVEL)[0][:, 0])
+    value, low, high = torch.stack(found).T
+    assert value.mean().item() == pytest.approx(truth, abs=within)
+    assert ((low <= truth) & (truth <= high)).double().mean() > 0.6  # none without the values that have not come

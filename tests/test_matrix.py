@@ -111,3 +111,23 @@ def test_a_table_is_kept_where_no_picture_can_be_drawn(tmp_path, monkeypatch):
     with pytest.raises(ModuleNotFoundError, match="matplotlib"):
         matrix.write(tmp_path / "mi.csv", torch.ones(1, 1), ["a"], ["b"])
     assert (tmp_path / "mi.csv").read_text() == ",b\na,1.0000\n"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_defaults_of_torch_change_nothing(model, dtype):
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    before = matrix.mi_matrix(x, model=model)
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            after = matrix.mi_matrix(x, model=model)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(one, other, equal_nan=True)
+
+
+def test_a_series_is_told_from_a_frame(model):
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(ValueError, match=r"expected y of shape \(n, d\), got \(20,\)"):
+        matrix.mi_matrix(np.zeros((20, 2)), pandas.Series(np.zeros(20)), model=model)

@@ -230,3 +230,12 @@ def test_rows_that_the_queue_cannot_hold_are_not_kept(model):
     loss = queue(torch.randn(16, 2).half(), torch.randn(16, 2).half())  # whose numbers end at 65,504
     assert loss.isfinite()
     assert queue.filled == 32
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_queue_keeps_its_precision(dtype):
+    inner = nn.Linear(1, 1)
+    queue = QueuedCriterion(inner, 8, 1, 1).to(dtype)
+    assert queue.x.dtype == queue.y.dtype == torch.float32
+    assert inner.weight.dtype == dtype
+    assert queue.double().x.dtype == torch.float64

@@ -284,6 +284,7 @@ def test_two_ranks(tmp_path, capsys):
         assert "on every process, got [[[1, 32, 5, 32], [1, 32, 5, 32]], [[1, 32, 5, 64]" in result["dtype"]
         assert result["few"] == 4
         assert "expected at least 4 rows, got 2" in result["too few"]
+        assert result["queue"] == [32, 32, 64]  # what one process cannot keep none keeps
     with capsys.disabled():
         times = [1e3 * first["seconds", broadcast] for broadcast in (True, False)]
         print(f"\nforward inside DDP: {times[0]:.1f} ms with buffers broadcast, {times[1]:.1f} ms without")

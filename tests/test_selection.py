@@ -6,6 +6,7 @@ room for others.
 
 import numpy as np
 import pytest
+import torch
 
 selection = pytest.importorskip("mist_loss.selection", exc_type=ImportError)
 
@@ -139,3 +140,20 @@ def test_labels_that_are_objects(rows):
     np.testing.assert_array_equal(selection.mutual_info(X, names.astype(object)), selection.mutual_info(X, names))
     several = np.random.default_rng(0).integers(3, size=(60, 3))
     assert selection.encode_target(several, None).shape == (60, 9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tensors_of_any_kind_are_read(rows, dtype):
+    X, y = rows
+    X, y = torch.as_tensor(X).to(dtype).requires_grad_(), torch.as_tensor(y).to(dtype)
+    plain = selection.mutual_info(X.detach().double().numpy(), y.double().numpy())
+    np.testing.assert_allclose(selection.mutual_info(X, y), plain)
+    assert selection.MISTEstimator().fit(X, y).mutual_information_ > 0
+
+
+def test_more_labels_than_are_read():
+    y = np.random.default_rng(0).integers(100, size=1000)
+    with pytest.warns(UserWarning, match="100 different whole numbers in 1000 rows of the target are taken"):
+        assert selection.encode_target(y, None).shape == (1000, 1)
+    with pytest.warns(UserWarning, match="the target has 100 labels, of which 64 directions are read"):
+        assert selection.encode_target(y.astype(str), None).shape == (1000, 100)

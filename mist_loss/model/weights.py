@@ -47,7 +47,7 @@ def save_weights(model: "MIST", path: str | Path, provenance: dict) -> str:
         provenance: JSON-serialisable: command, seed, commit, measured errors.
 
     Raises:
-        ValueError: what no one could load: a provenance that is no dictionary, weights that are not finite.
+        ValueError: what no one could load: a provenance that is no dictionary or not JSON, weights that are not finite.
         OSError: the file cannot be written.
     """
     path = Path(path)
@@ -56,11 +56,11 @@ def save_weights(model: "MIST", path: str | Path, provenance: dict) -> str:
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
             raise ValueError(f"expected finite weights, got NaN or infinity in {name}: the training has diverged")
-    header = {
-        "format": FORMAT,
-        "config": json.dumps(dataclasses.asdict(model.config)),
-        "provenance": json.dumps(provenance),
-    }
+    try:
+        told = json.dumps(provenance, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected provenance as JSON can hold it, got something else: {error}") from error
+    header = {"format": FORMAT, "config": json.dumps(dataclasses.asdict(model.config)), "provenance": told}
     write(path, model.state_dict(), header)
     return sha256(path)
 
