@@ -227,6 +227,17 @@ class MIST(nn.Module):
 
     def read(self, summary: Summary) -> Tensor:
         """Predict from a summary: (b, KNOTS)."""
+        reading, vector, hidden = self._first(summary)
+        if self.second_look is not None:
+            reading = self.second_look(reading, summary.vector, vector.clamp(-6, 6), hidden)
+        return quantiles.not_negative(reading)
+
+    def first_reading(self, x: Tensor, y: Tensor) -> Tensor:
+        """What is said of x (b, n, dx) and y (b, n, dy) before the second look, and not through a flow: (b, KNOTS)."""
+        return quantiles.not_negative(self._first(self._summary(x, y))[0])
+
+    def _first(self, summary: Summary) -> tuple[Tensor, Tensor, Tensor]:
+        """The first reading (b, KNOTS), any real numbers; the normalised vector; and what it was made from."""
         vector = (summary.vector - self.vector_mean) / self.vector_std
         hidden = self.embed_vector(vector.clamp(-6, 6))
         tokens = ((summary.tokens - self.token_mean) / self.token_std).clamp(-6, 6)
@@ -246,10 +257,7 @@ class MIST(nn.Module):
         centre = raw[:, middle : middle + 1] + self.skip(vector.clamp(-20, 20)) + pairs
         up = F.softplus(raw[:, middle + 1 :] - 2).cumsum(1)
         down = F.softplus(raw[:, :middle] - 2).flip(1).cumsum(1).flip(1)
-        reading = torch.cat([centre - down, centre, centre + up], dim=1)
-        if self.second_look is not None:
-            reading = self.second_look(reading, summary.vector, vector.clamp(-6, 6), hidden)
-        return quantiles.not_negative(reading)
+        return torch.cat([centre - down, centre, centre + up], dim=1), vector, hidden
 
     def forward(self, x: Tensor, y: Tensor, normal: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Quantiles (b, KNOTS) of I(x; y) for x (b, n, dx) and y (b, n, dy).
@@ -337,9 +345,11 @@ class MIST(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _read_rows(self, x: Tensor, y: Tensor) -> Tensor:
-        summary = steady(self.summarize(x, y))
+        return self.read(self._summary(x, y))
+
+    def _summary(self, x: Tensor, y: Tensor) -> Summary:
         dtype = self.vector_mean.dtype
-        return self.read(Summary(*(t.to(dtype) for t in summary)))
+        return Summary(*(t.to(dtype) for t in steady(self.summarize(x, y))))
 
 
 def frozen_twin(model: MIST) -> MIST:

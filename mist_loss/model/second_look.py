@@ -25,12 +25,16 @@ class SecondLook(nn.Module):
         super().__init__()
         self.normal = normal
         trusted = 2 if normal else 1
-        last = nn.Linear(width, trusted + 2)
-        with torch.no_grad():  # nearly nothing at first, so that weights without it go on from where they were
-            last.weight.zero_()
-            last.bias.copy_(torch.tensor([-3.0] * trusted + [0.0, 0.0]))
         seen = vector + hidden + 2 + len(NEIGHBOURS) + trusted
-        self.layers = nn.Sequential(nn.Linear(seen, width), nn.GELU(), last)
+        self.layers = nn.Sequential(nn.Linear(seen, width), nn.GELU(), nn.Linear(width, trusted + 2))
+        self.begin()
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Say nearly nothing, so that weights without it, or with another first reading, go on from where they were."""
+        last = self.layers[2]
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([-3.0] * (len(last.bias) - 2) + [0.0, 0.0]))
 
     def forward(self, reading: Tensor, summary: Tensor, vector: Tensor, hidden: Tensor) -> Tensor:
         """What the reading becomes.

@@ -1,5 +1,8 @@
 """Pretraining: streamed problems, AdamW with a cosine schedule, averaged weights, resumable at any step.
 
+The first reading is what is trained. Together with a second look it would learn to make up for what the look moves, and
+measure nothing any more, while its gradient is what a criterion follows. ``mist-loss look`` fits the second look afterwards.
+
 One process or several: ``torchrun`` and ``accelerate launch`` work as they do for any accelerate program.
 """
 
@@ -67,6 +70,18 @@ class PretrainConfig(OptimisationConfig):
         if self.adversaries:  # visits are numbered as steps are, and draw beside the groups
             require_within("steps", self.steps, (STEPS - 1) // VISITS)
             require_within("groups", self.groups, INDEX)
+
+
+class FirstReading(nn.Module):
+    """A network that is not adapted, less its second look."""
+
+    def __init__(self, network: MIST):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Quantiles (b, KNOTS) for x (b, n, dx) and y (b, n, dy)."""
+        return self.network.first_reading(x, y)
 
 
 def validation_problems(config: PretrainConfig, device: torch.device, count: int) -> list[Problem]:
@@ -168,10 +183,11 @@ def pretrain(
         more = MISTConfig(rows=mixture.rows, dims=mixture.dims)
         sizes = {name: getattr(parent.config, name) for name in ("width", "set_width", "row_pairs", "pair_width")}
         network = parent.widened(dataclasses.replace(more, **sizes)).to(device).train()
+    if network.second_look is not None:  # that of a parent belongs to another first reading
+        network.second_look.requires_grad_(False).begin()
     average = AveragedModel(network, avg_fn=exponential_average(config.average))
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98)
-    )
+    trained = [weight for weight in network.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98))
     header: dict[str, Any] = {
         "config": dataclasses.asdict(config),
         "processes": accelerator.num_processes,
@@ -198,7 +214,7 @@ def pretrain(
     if adversaries and start:
         shards = state.read(state_path, "adversaries.")
         adversaries.load({name: shard[rank] for name, shard in shards.items()})
-    model, optimizer = accelerator.prepare(network, optimizer)
+    model, optimizer = accelerator.prepare(FirstReading(network), optimizer)
     problems = validation_problems(config, device, validation_groups) if main else []
 
     def save(step: int) -> None:
@@ -229,7 +245,7 @@ def pretrain(
                     knots = resist(model, pool, codes)
                     loss = relative_loss(knots, codes.low, codes.high).mean() * WEIGHT * share
                     # the codes need no gradient of the loss, and it would be the dearest part
-                    accelerator.backward(loss, inputs=list(network.parameters()))
+                    accelerator.backward(loss, inputs=trained)
                 losses.append(loss.detach())
                 sets_seen += len(codes.low) * accelerator.num_processes
             for index in range(config.groups):
@@ -254,7 +270,7 @@ def pretrain(
                 _log(
                     log_path,
                     {"step": done, "sets": sets_seen, "seconds": elapsed, "loss": running}
-                    | validate(average.module, problems),
+                    | validate(FirstReading(average.module), problems),
                 )
             due = torch.tensor([time.monotonic() - saved_at > 60 * checkpoint_minutes or done == config.steps])
             if adversaries:  # every process has encoders to save, so all ask the main one's clock
