@@ -33,6 +33,7 @@ class SecondLook(nn.Module):
     def begin(self) -> None:
         """Say nearly nothing, so that weights without it, or with another first reading, go on from where they were."""
         last = self.layers[2]
+        assert isinstance(last, nn.Linear)
         last.weight.zero_()
         last.bias.copy_(torch.tensor([-3.0] * (len(last.bias) - 2) + [0.0, 0.0]))
 

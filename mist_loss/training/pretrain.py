@@ -1,7 +1,7 @@
 """Pretraining: streamed problems, AdamW with a cosine schedule, averaged weights, resumable at any step.
 
-The first reading is what is trained. Together with a second look it would learn to make up for what the look moves, and
-measure nothing any more, while its gradient is what a criterion follows. ``mist-loss look`` fits the second look afterwards.
+The first reading is what is trained. Together with a second look it learns to make up for what the look moves, and
+measures nothing any more, while its gradient is what a criterion follows. ``mist-loss look`` fits the look afterwards.
 
 One process or several: ``torchrun`` and ``accelerate launch`` work as they do for any accelerate program.
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -216,6 +216,7 @@ def pretrain(
         adversaries.load({name: shard[rank] for name, shard in shards.items()})
     model, optimizer = accelerator.prepare(FirstReading(network), optimizer)
     problems = validation_problems(config, device, validation_groups) if main else []
+    averaged = FirstReading(cast(MIST, average.module))
 
     def save(step: int) -> None:
         progress = {
@@ -270,7 +271,7 @@ def pretrain(
                 _log(
                     log_path,
                     {"step": done, "sets": sets_seen, "seconds": elapsed, "loss": running}
-                    | validate(FirstReading(average.module), problems),
+                    | validate(averaged, problems),
                 )
             due = torch.tensor([time.monotonic() - saved_at > 60 * checkpoint_minutes or done == config.steps])
             if adversaries:  # every process has encoders to save, so all ask the main one's clock

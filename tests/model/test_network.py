@@ -197,9 +197,7 @@ def test_one_that_reads_more_says_the_same_at_first_and_learns_to_say_more():
     assert torch.equal(torch.get_rng_state(), before)
     x = torch.randn(2, 60, 3).round()
     y = (x + torch.randn_like(x)).round()
-    look, wider.second_look = wider.second_look, None
-    torch.testing.assert_close(wider(x, y), small(x, y))
-    wider.second_look = look
+    torch.testing.assert_close(wider.first_reading(x, y), small(x, y))
     wider(x, y).sum().backward()
     grad = wider.skip.weight.grad
     assert grad is not None

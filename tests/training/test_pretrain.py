@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from mist_loss import cli
 from mist_loss.meta.mixtures import MIXTURES
-from mist_loss.model.network import MIST
+from mist_loss.model.network import MIST, MISTConfig
 from mist_loss.model.weights import find, read_header, sha256
 from mist_loss.training import state
 from mist_loss.training.optimisation import learning_rate
@@ -68,6 +68,24 @@ def test_a_killed_run_reaches_the_same_weights(tmp_path):
     assert (tmp_path / "whole" / "curve.png").stat().st_size > 0
     assert not list(tmp_path.glob("*/tmp-*"))
     assert MIST.from_pretrained(tmp_path / "killed" / "weights.safetensors").config.rows == MIXTURES["paper"].rows
+
+
+def test_the_first_reading_is_trained_and_not_the_second_look(tmp_path):
+    torch.manual_seed(0)
+    parent = MIST(MISTConfig(width=16, set_width=8, row_pairs=2, pair_width=4))
+    assert parent.second_look is not None
+    with torch.no_grad():
+        for weight in parent.second_look.parameters():
+            weight.normal_()
+    parent.save_pretrained(tmp_path / "parent")
+    config = PretrainConfig(steps=2, groups=1, warmup=1, mixture="paper", parent=str(tmp_path / "parent"))
+    before = parent.state_dict()
+    after = MIST.from_pretrained(pretrain(config, tmp_path / "run", validation_groups=2)).state_dict()
+    torch.testing.assert_close(after["second_look.layers.0.weight"], before["second_look.layers.0.weight"])
+    assert before["second_look.layers.2.weight"].any()
+    assert not after["second_look.layers.2.weight"].any()  # of another first reading: it begins anew
+    for name in ("quantiles.weight", "skip.weight"):
+        assert not torch.equal(after[name], before[name])
 
 
 @pytest.mark.slow
