@@ -18,7 +18,9 @@ FURTHEST = 1.0  # of the logarithm of a scale: tails that were stretched further
 class SecondLook(nn.Module):
     """Moves a reading towards what others say as far as they can be trusted, and rescales it on either side.
 
-    What it looks at carries no gradients: a criterion, whose weights are at rest, has those of the first reading.
+    What it looks at carries no gradients: a criterion, whose weights are at rest, has those of the first reading. In
+    training mode the gradient with respect to the first reading is that of the share it has, or the reading would be
+    led to make up for the shares of others.
     """
 
     def __init__(self, vector: int, hidden: int, width: int, normal: bool):
@@ -62,6 +64,8 @@ class SecondLook(nn.Module):
             size = torch.log(centre.clamp_min(0) + 0.1)
             seen = torch.cat([vector, hidden, centre / 4, size, spread, apart.clamp(-4, 4)], dim=1)
             others = apart[:, [MIDDLE, len(NEIGHBOURS)] if self.normal else [MIDDLE]]
+        if self.training:
+            others = others + (centre - reading[:, middle, None])
         *trusts, below, above = self.layers(seen).split(1, dim=1)
         # shares of what is said in all, the first of them that of the reading
         trust = torch.cat([torch.zeros_like(below), *trusts], dim=1).softmax(dim=1)[:, 1:]

@@ -1,5 +1,7 @@
 """The second look: where it moves a reading, what it leaves alone, and that it hides no gradients."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -59,7 +61,7 @@ def test_it_shares_what_it_says_between_the_reading_and_two_others(seen, chosen)
 
 @pytest.mark.parametrize("normal", [False, True])
 def test_it_adds_no_gradients_of_what_it_looks_at(seen, normal):
-    look = SecondLook(10 + BALLS, 8, 16, normal)
+    look = SecondLook(10 + BALLS, 8, 16, normal).eval()
     with torch.no_grad():
         last(look).weight.normal_(std=0.2)
         last(look).bias.fill_(3.0)
@@ -70,6 +72,19 @@ def test_it_adds_no_gradients_of_what_it_looks_at(seen, normal):
     expected[:, KNOTS // 2] = 1
     torch.testing.assert_close(reading.grad, expected)
     assert all(part.grad is None for part in rest)
+
+
+def test_a_reading_that_is_trained_knows_its_share(seen):
+    look = SecondLook(10 + BALLS, 8, 16, normal=False)
+    with torch.no_grad():
+        last(look).bias.copy_(torch.tensor([math.log(3.0), 0.0, 0.0]))  # a quarter is the reading's
+    reading, *rest = seen
+    reading.requires_grad_()
+    trained, quiet = look(reading, *rest), look.eval()(reading, *rest)
+    assert torch.equal(trained, quiet)
+    trained[:, KNOTS // 2].sum().backward()
+    assert reading.grad is not None
+    torch.testing.assert_close(reading.grad[:, KNOTS // 2], torch.full((5,), 0.25))
 
 
 def test_a_network_without_balls_takes_none():
