@@ -61,7 +61,7 @@ def are_names(rows: Tensor) -> bool:
     return bool((two.all(0) | (rows == rows.round()).all(0)).all())
 
 
-def table_mi(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor], names: bool = True) -> Count | None:
+def table_mi(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor], names: bool) -> Count | None:
     """I of two labels from their table, each entropy corrected as by Miller; None if it is too thin for that.
 
     It is not if it has CELL rows for every possible cell, or, of names, as many for every cell that occurs and hardly a
@@ -115,6 +115,6 @@ def known(x: Tensor, y: Tensor, level: float) -> tuple[Tensor, Tensor]:
                 most[:, i] = most[:, i].clamp_max(math.log(all_seen))
         if sides[0] is None or sides[1] is None:
             continue
-        if table := table_mi(sides[0], sides[1], names=all(map(are_names, rows))):
+        if table := table_mi(sides[0], sides[1], all(map(are_names, rows))):
             counted[:, i] = table.interval(level)
     return most, counted

@@ -83,9 +83,8 @@ def shown(t: Tensor, d: int) -> Tensor:
     angle = torch.atan2(t[..., 1], t[..., 0]) + turn
     spread = 0.3 * torch.rand(b, 1, 1, device=t.device) * (torch.rand(b, 1, 1, device=t.device) < 0.5)
     radius = torch.exp(spread * torch.randn(b, points, n, device=t.device))
-    cut = torch.remainder(angle[:, points:], 2 * math.pi)
-    shown = angle[:, :points]
-    return torch.cat([radius * shown.cos(), radius * shown.sin(), cut], dim=1).transpose(1, 2)
+    number, point = torch.remainder(angle[:, points:], 2 * math.pi), angle[:, :points]
+    return torch.cat([radius * point.cos(), radius * point.sin(), number], dim=1).transpose(1, 2)
 
 
 def beside(t: Tensor, d: int) -> Tensor:

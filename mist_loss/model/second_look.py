@@ -64,7 +64,7 @@ class SecondLook(nn.Module):
             size = torch.log(centre.clamp_min(0) + 0.1)
             seen = torch.cat([vector, hidden, centre / 4, size, spread, apart.clamp(-4, 4)], dim=1)
             others = apart[:, [MIDDLE, len(NEIGHBOURS)] if self.normal else [MIDDLE]]
-        if self.training:
+        if self.training:  # as it is, but with the gradient of the share that the reading has
             others = others + (centre - reading[:, middle, None])
         *trusts, below, above = self.layers(seen).split(1, dim=1)
         # shares of what is said in all, the first of them that of the reading

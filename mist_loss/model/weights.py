@@ -57,7 +57,7 @@ def save_weights(model: "MIST", path: str | Path, provenance: dict) -> str:
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
             raise ValueError(f"expected finite weights, got NaN or infinity in {name}: the training has diverged")
     try:
-        told = json.dumps(provenance, allow_nan=False)
+        told = json.dumps(provenance)
     except (TypeError, ValueError) as error:
         raise ValueError(f"expected provenance as JSON can hold it, got something else: {error}") from error
     header = {"format": FORMAT, "config": json.dumps(dataclasses.asdict(model.config)), "provenance": told}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import pickle
 import struct
 from typing import Any
@@ -316,9 +315,8 @@ def test_what_nobody_could_load_is_not_saved(saved, tmp_path):
     model = MIST.from_pretrained(saved[1])
     with pytest.raises(ValueError, match="dictionary"):
         model.save_pretrained(tmp_path / "run", provenance=["a run"])  # type: ignore[arg-type]
-    for wrong in ({"path": tmp_path}, {"error": math.nan}):
-        with pytest.raises(ValueError, match="expected provenance as JSON can hold it"):
-            model.save_pretrained(tmp_path / "run", provenance=wrong)
+    with pytest.raises(ValueError, match="expected provenance as JSON can hold it"):
+        model.save_pretrained(tmp_path / "run", provenance={"path": tmp_path})
     with torch.no_grad():
         model.skip.weight[0, 0] = torch.nan
     with pytest.raises(ValueError, match=r"skip\.weight"):
