@@ -28,10 +28,14 @@ def save(
     """
     tensors = more | {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
-    for name, parameter in model.named_parameters():
+    for name, parameter in _trained(model):
         moments = optimizer.state[parameter]
         tensors |= {f"{key}.{name}": value for key, value in moments.items()}
     weights.write(path, tensors, {"header": json.dumps(header)})
+
+
+def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 @contextmanager
@@ -78,11 +82,11 @@ def load(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.opti
     with opened(path) as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         header = json.loads(file.metadata()["header"])
-        names = [name for name, _ in model.named_parameters()]
+        names = [name for name, _ in _trained(model)]
         moments = {name: {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")} for name in names}
         for prefix, module in (("model.", model), ("average.", average)):
             module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
-    for name, parameter in model.named_parameters():  # out of the above, since a full GPU is not the file's fault
+    for name, parameter in _trained(model):  # out of the above, since a full GPU is not the file's fault
         optimizer.state[parameter] = {
             # AdamW keeps its step counter on the CPU
             key: value.to("cpu" if key == "step" else parameter.device)
