@@ -55,7 +55,8 @@ def entropy(share: Tensor, n: int) -> Count:
 def are_names(rows: Tensor) -> bool:
     """Whether the columns of (n, d) hold whole numbers or two values each, as labels do.
 
-    Numbers of other kinds that come again are copies of rows, as of oversampling or of a person measured often.
+    Numbers of other kinds that come again are copies of rows, as of oversampling or of a person measured often. Copies
+    of whole numbers cannot be told from labels.
     """
     two = (rows == rows.amin(0)) | (rows == rows.amax(0))
     return bool((two.all(0) | (rows == rows.round()).all(0)).all())

@@ -25,7 +25,7 @@ except ImportError as error:
     raise ModuleNotFoundError(hint) from error
 
 
-MOST_LABELS = 64  # indicators that the bundled weights read
+MOST_LABELS = 64  # indicators that mist-base reads
 
 
 def mutual_info(
