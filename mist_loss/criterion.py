@@ -252,7 +252,7 @@ class MISTCriterion(nn.Module):
     def _warn_once(self, kind: str, note: str) -> None:
         if kind not in self._noted:
             self._noted = self._noted | {kind}
-            warnings.warn(note, stacklevel=4)
+            warnings.warn(note, stacklevel=6)  # torch has two frames between forward and who calls
 
     def _describe(self, knots: Tensor, rows: int, dims: tuple[int, int], single: bool) -> Last:
         value, low, high = (t[0] if single else t for t in interval(knots, LEVEL))

@@ -96,9 +96,9 @@ class QueuedCriterion(nn.Module):
         past = self.filled
         least = getattr(self.criterion, "warm_rows", 1)
         if len(x) + past < min(least, len(x) + self.size):
+            self._keep(x.detach(), y.detach())  # first: other processes may wait there
             if may_look(x):
                 require_finite(x, y)
-            self._keep(x.detach(), y.detach())
             return x[:0].sum() + y[:0].sum()
         # of two precisions the wider: a narrow one may not hold the rows of the other
         loss = self.criterion(torch.cat([x, self.x[:past]]), torch.cat([y, self.y[:past]]))

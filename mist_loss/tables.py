@@ -141,8 +141,7 @@ def _read_csv(path: Path) -> Columns:
         raise ValueError(
             f"expected commas between the cells of {path.name}, got {lines[0][0]!r}: export it with commas"
         )
-    # whole ones are what pandas calls columns without names
-    if names and all(map(_is_number, names)) and not all(map(str.isdecimal, names)):
+    if all(map(_is_number, names)) and not _are_positions(names):
         raise ValueError(
             f"expected the names of the columns in the first line of {path.name}, got numbers ({', '.join(names[:3])}"
             f"{', ...' if len(names) > 3 else ''}): add a line of names"
@@ -154,6 +153,11 @@ def _read_csv(path: Path) -> Columns:
             raise ValueError(f"expected {len(names)} cells in row {number} of {path.name}, got {len(line)}: mend it")
     columns = zip(*lines[1:], strict=True) if len(lines) > 1 else [()] * len(names)
     return dict(zip(names, columns, strict=True))
+
+
+def _are_positions(names: list[str]) -> bool:
+    """Whether columns are counted from zero or one, as pandas does where they have no names."""
+    return any(names == [str(first + i) for i in range(len(names))] for first in (0, 1))
 
 
 def _is_number(name: str) -> bool:

@@ -309,8 +309,9 @@ def test_repr(criterion):
 
 def test_few_rows_are_read_with_a_warning_once(model):
     criterion, (x, y) = MISTCriterion(model), pair(n=6)
-    with pytest.warns(UserWarning, match="6 rows, the model knows 10 and more"):
+    with pytest.warns(UserWarning, match="6 rows, the model knows 10 and more") as caught:
         criterion(x, y)
+    assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         criterion(x, y)

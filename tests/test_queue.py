@@ -173,6 +173,16 @@ def test_of_several_processes_that_gather_none_waits_alone(model, monkeypatch):
     assert MISTCriterion(model).warm_rows == 10
 
 
+def test_a_bad_batch_while_waiting_reaches_the_others_that_gather(model, monkeypatch):
+    asked = []
+    monkeypatch.setattr("mist_loss.queue.everywhere", lambda flag: asked.append(flag) or flag)
+    wrapper = torch.nn.Sequential(MISTCriterion(model, gather=True))
+    wrapper.warm_rows = 10
+    with pytest.raises(ValueError, match="finite values"):
+        QueuedCriterion(wrapper, 8, 1, 1)(torch.full((2, 1), torch.nan), torch.zeros(2, 1))
+    assert asked == [False]
+
+
 def test_a_queue_that_was_made_in_inference_mode_can_be_trained_with():
     with torch.inference_mode():
         queue = QueuedCriterion(Record(), 4, 1, 2)

@@ -182,6 +182,8 @@ def pretrain(
         parent = MIST.from_pretrained(config.parent)
         more = MISTConfig(rows=mixture.rows, dims=mixture.dims)
         sizes = {name: getattr(parent.config, name) for name in ("width", "set_width", "row_pairs", "pair_width")}
+        if parent.second_look is not None:
+            sizes["look_width"] = parent.config.look_width
         network = parent.widened(dataclasses.replace(more, **sizes)).to(device).train()
     if network.second_look is not None:  # that of a parent belongs to another first reading
         network.second_look.requires_grad_(False).begin()

@@ -72,7 +72,7 @@ def test_a_killed_run_reaches_the_same_weights(tmp_path):
 
 def test_the_first_reading_is_trained_and_not_the_second_look(tmp_path):
     torch.manual_seed(0)
-    parent = MIST(MISTConfig(width=16, set_width=8, row_pairs=2, pair_width=4))
+    parent = MIST(MISTConfig(width=16, set_width=8, row_pairs=2, pair_width=4, look_width=24))
     assert parent.second_look is not None
     with torch.no_grad():
         for weight in parent.second_look.parameters():
