@@ -94,9 +94,9 @@ def _modulated(b: int, n: int, dx: int, dy: int, device: torch.device) -> Proble
 
 
 def _functional(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
-    """Coordinates of y that are functions of one or two of x and noise, or the other way round.
+    """Coordinates of y that are functions of one or more of x and noise, or the other way round.
 
-    Functions that turn back, or take two inputs, only a few at a time and where rows are plenty, for the reason given
+    Functions that turn back, or take more inputs, only a few at a time and where rows are plenty, for the reason given
     at ``_signed``: what hides from correlation in many dimensions teaches doubt. Nor are wide sides mixed.
     """
     swap = chance(0.5)
@@ -104,15 +104,17 @@ def _functional(b: int, n: int, dx: int, dy: int, device: torch.device) -> Probl
         dx, dy = dy, dx
     kinds = [functions.MONOTONE]
     if max(dx, dy) <= max(4, n / 10):
-        kinds += [functions.FOLDED, functions.PAIRED] if dx > 1 else [functions.FOLDED]
+        kinds += [functions.FOLDED, functions.PAIRED, functions.GROUPED] if dx > 1 else [functions.FOLDED]
     kind = kinds[int(torch.randint(len(kinds), ()))]
-    inputs = 2 if kind is functions.PAIRED else 1
+    inputs = 1
+    if kind in (functions.PAIRED, functions.GROUPED):
+        inputs = int(torch.randint(2, min(dx, functions.GROUP) + 1, ())) if kind is functions.GROUPED else 2
     most = min(dx // inputs, dy, _shown_by(n, 4) if kind is functions.MONOTONE else 3)
     m = 1 + int(most * float(torch.rand(())) ** 2)  # few more often than many
     if kind is functions.MONOTONE and chance(0.3):
         m = most  # as of two sides that face each other feature by feature
     scale = functions.draw_scale(b, m, device)
-    x, y, mi = functions.noisy_function(choice(list(kind)), choice(list(functions.NOISES)), scale, n)
+    x, y, mi = functions.noisy_function(choice(list(kind)), choice(list(functions.NOISES)), scale, n, inputs)
     x, y = (_beside_noise(t, d) for t, d in ((x, dx), (y, dy)))
     return carry(Problem(y, x, mi) if swap else Problem(x, y, mi), mixing=0.4 if max(dx, dy) <= 16 else 0.0)
 
@@ -184,6 +186,24 @@ def _warped(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     return Problem(x, y, mi)
 
 
+def _embedded(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
+    """Codes of networks: a few latent variables, by random layers in all dimensions of a side.
+
+    Every feature correlates with many of the other side, and together they say no more than the latent variables do.
+    Half of the time one network gives both sides, as of two views.
+    """
+    most = min(LATENT, _shown_by(n, 8))
+    kx, ky = (1 + int(torch.randint(min(d, most), ())) for d in (dx, dy))
+    alike = dx == dy and chance(0.5)
+    if alike:
+        ky = kx
+    family = [_canonical, _additive, _functional, broad_discrete.clustered][int(torch.randint(4, ()))]
+    x, y, mi = family(b, n, kx, ky, device)
+    first = maps.random_network(b, kx, dx, device)
+    second = first if alike else maps.random_network(b, ky, dy, device)
+    return Problem(first(x), second(y), mi)
+
+
 def _resampled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     """Rows that come more than once: drawn with replacement, or a set in which some are repeated.
 
@@ -228,6 +248,8 @@ def _strong(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
         x, y = (t @ maps.random_linear(b, t.shape[2], device) for t in (x, y))
     return Problem(x, y, mi)
 
+
+LATENT = 8  # variables behind the codes of a network, at most
 
 _DEVIATIONS = {"laplace": math.sqrt(2), "uniform": 1 / math.sqrt(12), "exponential": 1.0}  # of functions.NOISES
 
@@ -303,6 +325,7 @@ BROADER: dict[str, tuple[float, Family]] = BROAD | {
     "tables": (14, broad_discrete.tables),
     "spherical": (10, _spherical),
     "angular": (7, _angular),
+    "embedded": (26, _embedded),
     "independent": (6, _independent),
     "resampled": (8, _resampled),
 }

@@ -20,6 +20,8 @@ def labelled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     bits = chance(0.5)  # fair, behind one channel, plain to see: what embeddings of two classes show
     # many bits are the hardest to count and carry the most nats, so half of the time they come more often than few
     blocks = int(torch.randint(1, largest + 1, (2 if bits and chance(0.5) else 1,)).max())
+    if not bits and chance(0.4):
+        blocks = 1  # classes that are mistaken for one another
     px, py = dx // blocks, dy // blocks
     classes = 2 if bits or chance(0.5) else int(torch.randint(2, 11, ()))
     discrete_y = classes <= py and not bits and chance(0.3)
@@ -33,8 +35,8 @@ def labelled(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     flip = (ceiling * rate).repeat_interleave(blocks)
     # every cluster spreads in its own way, on both sides; of many sources too much would stay hidden
     shaped = blocks == 1 and chance(0.5)
-    nearest = 4.0 if bits else 0.7
-    separation = torch.exp(uniform(b, math.log(nearest), math.log(12.0), device)).repeat_interleave(blocks)
+    nearest, farthest = (4.0, 12.0) if bits else (0.7, 24.0)
+    separation = torch.exp(uniform(b, math.log(nearest), math.log(farthest), device)).repeat_interleave(blocks)
 
     def means(d: int) -> Tensor:
         spread = torch.randn(s, classes, d, device=device) / math.sqrt(d)

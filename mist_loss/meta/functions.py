@@ -55,8 +55,8 @@ NOISES = {
 }
 
 
-# Functions of g (b, n, m, 2), whose last dimension counts inputs; p (2, b, 1, m) are even in (0, 1) and shape them.
-# Those of one input ignore the second.
+# Functions of g (b, n, m, k), whose last dimension counts inputs; p (2, b, 1, m) are even in (0, 1) and shape them.
+# Those of one input ignore the others.
 Function = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -106,6 +106,10 @@ def _length(g: Tensor, p: Tensor) -> Tensor:
     return (g.square().sum(-1)) ** (0.3 + 0.5 * p[0])
 
 
+def _largest(g: Tensor, p: Tensor) -> Tensor:
+    return torch.where(p[0] < 0.5, g.amax(-1), g.abs().amax(-1))
+
+
 MONOTONE: dict[str, Function] = {
     "line": _line,
     "one-sided": _one_sided,
@@ -115,15 +119,19 @@ MONOTONE: dict[str, Function] = {
     "power": _power,
 }
 FOLDED: dict[str, Function] = {"even": _even, "cubic": _cubic, "wave": _wave}
-PAIRED: dict[str, Function] = {"product": _product, "length": _length}
-FUNCTIONS = MONOTONE | FOLDED | PAIRED
+PAIRED: dict[str, Function] = {"product": _product}
+GROUPED: dict[str, Function] = {"length": _length, "largest": _largest}
+FUNCTIONS = MONOTONE | FOLDED | PAIRED | GROUPED
+GROUP = 6  # inputs of a function of a group, at most
 
 
-def lattice(points: int, device: torch.device) -> Tensor:
-    """(points, 2) float64 even points of the unit square (Roberts' R2 sequence), none on its edges."""
-    plastic = 1.324717957244746
+def lattice(points: int, inputs: int, device: torch.device) -> Tensor:
+    """(points, inputs) float64 even points of the unit cube (Roberts' sequence), none on its faces."""
+    root = 1.0  # of t^(inputs + 1) = t + 1
+    for _ in range(64):
+        root = (1 + root) ** (1 / (inputs + 1))
     i = torch.arange(1, points + 1, dtype=torch.float64, device=device)[:, None]
-    steps = torch.tensor([1 / plastic, 1 / plastic**2], dtype=torch.float64, device=device)
+    steps = root ** -torch.arange(1, inputs + 1, dtype=torch.float64, device=device)
     return (i * steps + 0.5) % 1
 
 
@@ -160,35 +168,35 @@ def noisy_mi(centres: Tensor, chances: Tensor, scale: Tensor, noise: str, cells:
 
 
 def normal_points(inputs: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Points (k, 2) of one or two standard normal variables, and their chances (k,).
+    """Points (k, inputs) of standard normal variables, and their chances (k,).
 
     Of one, even in the variable itself: quantiles would leave gaps in the tails that are wider than the noise.
     """
-    if inputs == 2:
-        z = torch.special.ndtri(lattice(2**15, device))
+    if inputs > 1:
+        z = torch.special.ndtri(lattice(2**15, inputs, device))
         return z, torch.full_like(z[:, 0], 2**-15)
     z = torch.linspace(-5, 5, 2**11, dtype=torch.float64, device=device)
-    return z[:, None].expand(-1, 2), torch.softmax(-0.5 * z**2, dim=0)
+    return z[:, None], torch.softmax(-0.5 * z**2, dim=0)
 
 
-def noisy_function(function: str, noise: str, scale: Tensor, n: int) -> Problem:
-    """m independent pairs: y_i = f_i(g_i) + noise, f_i of one normal variable or of two, scaled to unit deviation.
+def noisy_function(function: str, noise: str, scale: Tensor, n: int, inputs: int = 1) -> Problem:
+    """m independent pairs: y_i = f_i(g_i) + noise, f_i of one or more normal variables, scaled to unit deviation.
 
     Args:
         function: one of FUNCTIONS; its shape is drawn for every pair.
         noise: one of NOISES.
         scale: (b, m) of the noise; raised to a four-hundredth of the range of f, which the grid resolves.
         n: rows of each set.
+        inputs: of f: 2 of those in PAIRED, 2 to GROUP of those in GROUPED, 1 of the others.
 
     Returns:
-        x (b, n, m), or (b, n, 2 m) for a function of two; y (b, n, m).
+        x (b, n, inputs m); y (b, n, m).
     """
     b, m = scale.shape
     device = scale.device
     f = FUNCTIONS[function]
-    inputs = 2 if function in PAIRED else 1
     shape = torch.rand(2, b, 1, m, device=device)
-    g = torch.randn(b, n, m, 2, device=device)
+    g = torch.randn(b, n, m, inputs, device=device)
     points, chances = normal_points(inputs, device)
     values = f(points.to(g.dtype)[None, :, None], shape).expand(b, -1, m)
     weights = chances.to(g.dtype)[None, :, None]
@@ -198,7 +206,7 @@ def noisy_function(function: str, noise: str, scale: Tensor, n: int) -> Problem:
     scale = torch.maximum(scale, (values.amax(2) - values.amin(2)) / 400)
     mi = noisy_mi(values.flatten(0, 1), chances, scale.flatten(), noise).reshape(b, m).sum(1)
     y = (f(g, shape) - mean) / deviation + scale[:, None] * NOISES[noise][0](torch.Size((b, n, m)), device)
-    return Problem(g[..., :inputs].flatten(2), y, mi.float())
+    return Problem(g.flatten(2), y, mi.float())
 
 
 def draw_scale(b: int, m: int, device: torch.device) -> Tensor:

@@ -107,6 +107,41 @@ def random_linear(b: int, d: int, device: torch.device, spread: float = 1.0) -> 
     return (random_rotation(b, d, device) * singular[:, None]) @ random_rotation(b, d, device)
 
 
+def random_network(b: int, k: int, d: int, device: torch.device) -> Map:
+    """A random network of one or two layers that carries k variables into d dimensions and loses nothing.
+
+    Its weights have full rank, and its activations increase. Only rectifiers, which are flat on one side, do not; they
+    are given eight units a variable, of which enough are active anywhere (Puthawala et al. 2022, arXiv 2006.08464).
+
+    Args:
+        b: sets, each with a network of its own.
+        k: variables.
+        d: dimensions, at least k.
+        device: where.
+
+    Returns:
+        A map (b, n, k) -> (b, n, d); what it is given is brought to unit scale first.
+    """
+    kind = int(torch.randint(4 if d >= 8 * k else 3, ()))
+    layers = []
+    for inputs in [k, d][: 1 + int(torch.randint(2, ()))]:
+        gain = torch.exp(0.7 * torch.randn(b, 1, 1, device=device))
+        weights = torch.randn(b, inputs, d, device=device) / math.sqrt(inputs)
+        if inputs == d:  # a square matrix of normal numbers is next to singular
+            weights = random_linear(b, d, device)
+        layers.append((gain * weights, gain * torch.rand(b, 1, 1, device=device) * torch.randn(b, 1, d, device=device)))
+
+    def network(t: Tensor) -> Tensor:
+        for weights, bias in layers:
+            t = t / t.square().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-12)
+            t = t @ weights + bias
+            length = (1 + t.square()).sqrt()
+            t = (t / length, torch.where(t > 0, t, 0.1 * t), t + length, t.clamp_min(0))[kind]
+        return t
+
+    return network
+
+
 def random_coupling(t: Tensor) -> Tensor:
     """A random affine coupling layer: the second half is scaled and shifted by a smooth function of the first half.
 

@@ -218,6 +218,38 @@ def test_random_maps_are_invertible():
     torch.testing.assert_close(maps.random_coupling(first)[..., :2], first[..., :2])
 
 
+@pytest.mark.parametrize(("k", "d"), [(1, 1), (1, 12), (2, 2), (2, 20), (3, 40)])
+def test_a_random_network_keeps_rows_apart(k, d):
+    torch.manual_seed(0)
+    for _ in range(12):  # some of each kind
+        rows = torch.randn(2, 300, k)
+        codes = maps.random_network(2, k, d, CPU)(rows)
+        assert codes.shape == (2, 300, d)
+        near = [(t[:, :, None] - t[:, None]).square().sum(-1) + 1e9 * torch.eye(300) for t in (rows, codes)]
+        found, nearest = near[1].argmin(2, keepdim=True), near[0].topk(8, dim=2, largest=False).indices
+        assert (near[1].amin(2) > 0).float().mean() > 0.97
+        # stretched unevenly, so that the nearest one may be another, and not any other
+        assert (found == nearest).any(2).float().mean() > 0.6
+
+
+def test_codes_of_networks_say_what_their_latent_variables_do(monkeypatch):
+    def draw(b, n, dx, dy, device):
+        assert max(dx, dy) <= min(broad.LATENT, n // 8)
+        return families.canonical_normal(torch.full((b, min(dx, dy)), 0.9), n, dx, dy)
+
+    for family in ("_canonical", "_additive", "_functional"):
+        monkeypatch.setattr(broad, family, draw)
+    monkeypatch.setattr(broad.broad_discrete, "clustered", draw)
+    torch.manual_seed(0)
+    alike = 0
+    for _ in range(20):
+        x, y, mi = broad._embedded(2, 40, 20, 20, CPU)
+        latent = (mi / (-0.5 * math.log1p(-(0.9**2)))).round()
+        torch.testing.assert_close(mi, latent * -0.5 * math.log1p(-(0.9**2)))
+        alike += bool(torch.cdist(x, y).diagonal(dim1=1, dim2=2).mean() < 0.5 * torch.cdist(x, y).mean())
+    assert 4 <= alike <= 16
+
+
 def test_paper_configurations():
     assert (len(PAPER_TRAIN), len(PAPER_IMD), len(PAPER_OOMD)) == (16, 6, 7)
     assert set(PAPER_IMD) <= set(PAPER_TRAIN)

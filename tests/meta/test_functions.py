@@ -8,6 +8,8 @@ import torch
 from mist_loss.meta import functions
 from mist_loss.meta.families import additive_noise_mi
 
+INPUTS = {"product": 2, "length": 5, "largest": 3}
+
 
 def quantiles(k: int = 4096) -> torch.Tensor:
     return (torch.arange(k, dtype=torch.float64)[None] + 0.5) / k
@@ -57,8 +59,9 @@ def test_noise_has_its_entropy_and_its_distribution(noise):
 def test_against_the_histogram_of_many_rows(function, noise):
     torch.manual_seed(1)
     n, scale = 400_000, torch.full((1, 1), 0.3)
-    x, y, mi = functions.noisy_function(function, noise, scale, n)
-    assert x.shape == (1, n, 2 if function in functions.PAIRED else 1)
+    inputs = INPUTS.get(function, 1)
+    x, y, mi = functions.noisy_function(function, noise, scale, n, inputs)
+    assert x.shape == (1, n, inputs)
     assert y.shape == (1, n, 1)
     bins = 1000
     low, high = y.min().item(), y.max().item()
@@ -83,21 +86,22 @@ def test_noise_too_small_for_the_grid_is_raised():
 
 
 @pytest.mark.parametrize("noise", ["uniform", "normal"])
-@pytest.mark.parametrize("function", ["line", "one-sided", "even", "cubic", "product", "length"])
+@pytest.mark.parametrize("function", ["line", "one-sided", "even", "cubic", *INPUTS])
 def test_small_noise_leaves_no_comb_between_the_points(function, noise, monkeypatch):
-    """Many more points say the same. Of two inputs more reach farther, so that noise must be above what is raised."""
-    scale = 0.06 if function in functions.PAIRED else 0.01
+    """Many more points say the same. Of more inputs more reach farther, so that noise must be above what is raised."""
+    inputs = INPUTS.get(function, 1)
+    scale = 0.06 if inputs > 1 else 0.01
 
     def draw() -> float:
         torch.manual_seed(2)
-        return functions.noisy_function(function, noise, torch.full((1, 1), scale), 10).mi.item()
+        return functions.noisy_function(function, noise, torch.full((1, 1), scale), 10, inputs).mi.item()
 
     coarse = draw()
-    if function in functions.PAIRED:
-        z = torch.special.ndtri(functions.lattice(2**19, torch.device("cpu")))
+    if inputs > 1:
+        z = torch.special.ndtri(functions.lattice(2**19, inputs, torch.device("cpu")))
         fine = z, torch.full_like(z[:, 0], 2**-19)
     else:
         z = torch.linspace(-5, 5, 2**16, dtype=torch.float64)
-        fine = z[:, None].expand(-1, 2), torch.softmax(-0.5 * z**2, dim=0)
+        fine = z[:, None], torch.softmax(-0.5 * z**2, dim=0)
     monkeypatch.setattr(functions, "normal_points", lambda *_: fine)
-    assert coarse == pytest.approx(draw(), abs=0.008)
+    assert coarse == pytest.approx(draw(), abs=0.012)
