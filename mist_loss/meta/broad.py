@@ -104,7 +104,7 @@ def _functional(b: int, n: int, dx: int, dy: int, device: torch.device) -> Probl
         dx, dy = dy, dx
     kinds = [functions.MONOTONE]
     if max(dx, dy) <= max(4, n / 10):
-        kinds += [functions.FOLDED, functions.PAIRED, functions.GROUPED] if dx > 1 else [functions.FOLDED]
+        kinds += [functions.FOLDED] + [functions.PAIRED, functions.GROUPED, functions.GROUPED] * (dx > 1)
     kind = kinds[int(torch.randint(len(kinds), ()))]
     inputs = 1
     if kind in (functions.PAIRED, functions.GROUPED):
@@ -190,14 +190,16 @@ def _embedded(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem
     """Codes of networks: a few latent variables, by random layers in all dimensions of a side.
 
     Every feature correlates with many of the other side, and together they say no more than the latent variables do.
-    Half of the time one network gives both sides, as of two views.
+    Half of the time one network gives both sides, as of two views. Class bits as often as all else: without them the
+    codes of image encoders were read with doubt.
     """
     most = min(LATENT, _shown_by(n, 8))
     kx, ky = (1 + int(torch.randint(min(d, most), ())) for d in (dx, dy))
     alike = dx == dy and chance(0.5)
     if alike:
         ky = kx
-    family = [_canonical, _additive, _functional, broad_discrete.clustered][int(torch.randint(4, ()))]
+    others = [_canonical, _additive, _functional, broad_discrete.clustered]
+    family = broad_discrete.labelled if chance(0.5) else others[int(torch.randint(4, ()))]
     x, y, mi = family(b, n, kx, ky, device)
     first = maps.random_network(b, kx, dx, device)
     second = first if alike else maps.random_network(b, ky, dy, device)
@@ -319,13 +321,13 @@ BROADER: dict[str, tuple[float, Family]] = BROAD | {
     "curved": (3, _curved),
     "near": (3, _near),
     "strong": (14, _strong),
-    "functional": (30, _functional),
+    "functional": (40, _functional),
     "ordinal": (24, broad_discrete.ordinal),
     "present": (20, broad_discrete.present),
     "tables": (14, broad_discrete.tables),
     "spherical": (10, _spherical),
     "angular": (7, _angular),
-    "embedded": (26, _embedded),
+    "embedded": (30, _embedded),
     "independent": (6, _independent),
     "resampled": (8, _resampled),
 }

@@ -239,7 +239,8 @@ def test_codes_of_networks_say_what_their_latent_variables_do(monkeypatch):
 
     for family in ("_canonical", "_additive", "_functional"):
         monkeypatch.setattr(broad, family, draw)
-    monkeypatch.setattr(broad.broad_discrete, "clustered", draw)
+    for family in ("clustered", "labelled"):
+        monkeypatch.setattr(broad.broad_discrete, family, draw)
     torch.manual_seed(0)
     alike = 0
     for _ in range(20):
