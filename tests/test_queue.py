@@ -174,12 +174,19 @@ def test_of_several_processes_that_gather_none_waits_alone(model, monkeypatch):
 
 
 def test_a_bad_batch_while_waiting_reaches_the_others_that_gather(model, monkeypatch):
+    class Wrapper(torch.nn.Sequential):
+        warm_rows = 10
+
     asked = []
-    monkeypatch.setattr("mist_loss.queue.everywhere", lambda flag: asked.append(flag) or flag)
-    wrapper = torch.nn.Sequential(MISTCriterion(model, gather=True))
-    wrapper.warm_rows = 10
+
+    def everywhere(flag):
+        asked.append(bool(flag))
+        return flag
+
+    monkeypatch.setattr("mist_loss.queue.everywhere", everywhere)
+    queue = QueuedCriterion(Wrapper(MISTCriterion(model, gather=True)), 8, 1, 1)
     with pytest.raises(ValueError, match="finite values"):
-        QueuedCriterion(wrapper, 8, 1, 1)(torch.full((2, 1), torch.nan), torch.zeros(2, 1))
+        queue(torch.full((2, 1), torch.nan), torch.zeros(2, 1))
     assert asked == [False]
 
 
