@@ -215,7 +215,7 @@ def test_corpora_of_the_suites(tmp_path):
         "classes-digits": 48,
         "classes-fashion-pixels": 48,
         "classes-fashion-efficientnet": 48,
-        "everyday": 666,
+        "everyday": 720,
         "fresh-broader": 2000,
     }
     assert planned["paper"]["imd"].file == "paper-imd-seed3"
