@@ -18,6 +18,7 @@ import numpy as np
 
 from mist_loss.evaluation.corpora import Item
 from mist_loss.evaluation.grids import (
+    bit_mi,
     clayton_given,
     clayton_mi,
     entropy,
@@ -322,10 +323,6 @@ def _ordered(g: np.random.Generator, n: int) -> _Sides:
     return pairs[..., 0], pairs[..., 1]
 
 
-def _bit_mi(flip: float) -> float:
-    return math.log(2) - entropy(np.array([flip, 1 - flip]))
-
-
 CASES: tuple[Case, ...] = (
     Case("square", noisy_mi(np.square, 0.05), _noisy(np.square, 0.05)),
     Case("cubic", noisy_mi(_cubic, 0.3), _noisy(_cubic, 0.3)),
@@ -354,7 +351,7 @@ CASES: tuple[Case, ...] = (
     ),
     Case("rare bits, independent", lambda: 0.0, lambda g, n: (_bits(g, n, 8, 0.01), _bits(g, n, 8, 0.01))),
     Case("fair bits, independent", lambda: 0.0, lambda g, n: (_bits(g, n, 16, 0.5), _bits(g, n, 16, 0.5))),
-    Case("sixteen bits, flipped", lambda: 16 * _bit_mi(0.1), _flipped),
+    Case("sixteen bits, flipped", lambda: 16 * bit_mi(0.1), _flipped),
     Case("mostly zero, independent", lambda: 0.0, lambda g, n: (_sparse(g, n), _sparse(g, n))),
     Case("masked", lambda: 4 * 0.64 * gaussian(0.99), _masked),
     Case(
@@ -391,7 +388,7 @@ CASES: tuple[Case, ...] = (
     Case("angle and circle", lambda: ring_mi(0.1), _circle),
     Case("counts", lambda: poisson_mi(lambda x: np.exp(1 + 0.7 * x), 200), _counted, held_out=True),
     Case("scatter", _scattered_mi, _scattered, held_out=True),
-    Case("parity", lambda: _bit_mi(0.1), _parity, held_out=True),
+    Case("parity", lambda: bit_mi(0.1), _parity, held_out=True),
     Case("missing values", lambda: 3 * 0.7 * gaussian(0.9), _missing, held_out=True),
     Case("odds of a label", _odds_mi, _classified, held_out=True),
     Case("three regions", _regions_mi, _regions, held_out=True),

@@ -29,6 +29,11 @@ def table_mi(joint: np.ndarray) -> float:
     return entropy(joint.sum(0)) + entropy(joint.sum(1)) - entropy(joint.ravel())
 
 
+def bit_mi(flip: float) -> float:
+    """Of a fair bit and the same bit, flipped with that chance."""
+    return math.log(2) - entropy(np.array([flip, 1 - flip]))
+
+
 @cache
 def normal_quantiles(k: int = 4000) -> np.ndarray:
     """Midpoint quantiles of the standard normal."""

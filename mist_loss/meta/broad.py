@@ -104,11 +104,13 @@ def _functional(b: int, n: int, dx: int, dy: int, device: torch.device) -> Probl
         dx, dy = dy, dx
     kinds = [functions.MONOTONE]
     if max(dx, dy) <= max(4, n / 10):
-        kinds += [functions.FOLDED] + [functions.PAIRED, functions.GROUPED, functions.GROUPED] * (dx > 1)
+        kinds.append(functions.FOLDED)
+        if dx > 1:  # those of groups, of any size, twice as often
+            kinds += [functions.PAIRED, functions.GROUPED, functions.GROUPED]
     kind = kinds[int(torch.randint(len(kinds), ()))]
-    inputs = 1
-    if kind in (functions.PAIRED, functions.GROUPED):
-        inputs = int(torch.randint(2, min(dx, functions.GROUP) + 1, ())) if kind is functions.GROUPED else 2
+    inputs = 2 if kind is functions.PAIRED else 1
+    if kind is functions.GROUPED:
+        inputs = int(torch.randint(2, min(dx, functions.GROUP) + 1, ()))
     most = min(dx // inputs, dy, _shown_by(n, 4) if kind is functions.MONOTONE else 3)
     m = 1 + int(most * float(torch.rand(())) ** 2)  # few more often than many
     if kind is functions.MONOTONE and chance(0.3):

@@ -90,7 +90,7 @@ def test_noise_too_small_for_the_grid_is_raised():
 def test_small_noise_leaves_no_comb_between_the_points(function, noise, monkeypatch):
     """Many more points say the same. Of more inputs more reach farther, so that noise must be above what is raised."""
     inputs = INPUTS.get(function, 1)
-    scale = 0.06 if inputs > 1 else 0.01
+    scale = {1: 0.01, 2: 0.06}.get(inputs, 0.12)
 
     def draw() -> float:
         torch.manual_seed(2)
@@ -104,4 +104,4 @@ def test_small_noise_leaves_no_comb_between_the_points(function, noise, monkeypa
         z = torch.linspace(-5, 5, 2**16, dtype=torch.float64)
         fine = z[:, None], torch.softmax(-0.5 * z**2, dim=0)
     monkeypatch.setattr(functions, "normal_points", lambda *_: fine)
-    assert coarse == pytest.approx(draw(), abs=0.012)
+    assert coarse == pytest.approx(draw(), abs=0.008)
