@@ -15,6 +15,7 @@ import torch
 from mist_loss import provenance
 from mist_loss.model.network import MIST
 from mist_loss.model.weights import OPTIONAL, TOLD, find, read_header, save_weights, sha256
+from mist_loss.seeding import seeded
 
 CONSTANTS = ("vector_mean", "vector_std", "token_mean", "token_std")  # of the normalisation, set once for all heirs
 
@@ -22,13 +23,16 @@ CONSTANTS = ("vector_mean", "vector_std", "token_mean", "token_std")  # of the n
 def mean(models: Mapping[str, MIST], shares: Mapping[str, float]) -> MIST:
     """The mean of some estimators, in eval mode. It reads whatever one of them reads; the others are widened.
 
+    If one of them has no second look, that of the mean is as it begins, to be fitted by ``mist-loss look``: what was
+    fitted to the readings of one corrects those of a mean no more.
+
     Args:
         models: by name, two or more.
         shares: by the same names, positive; only their ratios count.
 
     Raises:
-        ValueError: fewer than two, a share that is no positive number, an adapted estimator, balls that only some
-            count, other sizes, or other constants of normalisation: networks without a common ancestor have no mean.
+        ValueError: fewer than two, a share that is no positive number, an adapted estimator, other sizes or
+            other constants of normalisation: networks without a common ancestor have no mean.
     """
     if len(models) < 2:
         raise ValueError(f"expected two weights or more, got {len(models)}")
@@ -40,15 +44,17 @@ def mean(models: Mapping[str, MIST], shares: Mapping[str, float]) -> MIST:
     configs = [model.config for model in models.values()]
     read = {name: max(getattr(config, name) for config in configs) for name in (*OPTIONAL, *TOLD)}
     first, *others = models
+    looks = [config.look_width for config in configs if config.balls]
+    read["look_width"] = looks[0] if looks else configs[0].look_width  # without a look nothing is of this width
     config = replace(models[first].config, **read)
     for name in others:
-        if replace(models[name].config, **read) != config:
+        own = models[name].config
+        if replace(own, **read) != config or (own.balls and own.look_width != config.look_width):
             raise ValueError(
                 f"expected weights of the same sizes and ranges, got {first} and {name}: see mist-loss info"
             )
-    if len({config.balls for config in configs}) > 1:
-        raise ValueError("expected weights that all count balls, or none: one layer that was never trained has no mean")
-    states = {name: model.widened(config).state_dict() for name, model in models.items()}
+    with seeded(0):  # what a second look begins with is drawn
+        states = {name: model.widened(config).state_dict() for name, model in models.items()}
     for name in others:
         # means of means have them but for rounding
         if not all(torch.allclose(states[name][key], states[first][key], rtol=1e-4) for key in CONSTANTS):
@@ -57,10 +63,12 @@ def mean(models: Mapping[str, MIST], shares: Mapping[str, float]) -> MIST:
                 "otherwise: networks that share no training have no mean"
             )
     total = sum(shares.values())
+    state = {key: sum(shares[name] / total * state[key] for name, state in states.items()) for key in states[first]}
+    if plain := [name for name, model in models.items() if not model.config.balls]:
+        begun = states[plain[0]]
+        state |= {key: tensor for key, tensor in begun.items() if key.startswith("second_look.")}
     result = models[first].widened(config)
-    result.load_state_dict(
-        {key: sum(shares[name] / total * state[key] for name, state in states.items()) for key in states[first]}
-    )
+    result.load_state_dict(state)
     return result.eval()
 
 

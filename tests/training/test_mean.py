@@ -50,10 +50,26 @@ def test_weights_of_which_one_reads_more_tokens(model):
     torch.testing.assert_close(found.embed_token.weight, (more.embed_token.weight + plain.embed_token.weight) / 2)
 
 
-def test_balls_that_only_some_count_have_no_mean(model):
+def test_a_second_look_that_only_some_have_begins_again(model):
+    plain = MIST(dataclasses.replace(model.config, balls=False, look_width=8)).eval()
+    fitted = _heir(plain.widened(model.config), 1)  # of another width, which counts for nothing without a look
+    for names in (["plain", "fitted"], ["fitted", "plain"]):
+        models = {name: {"plain": plain, "fitted": fitted}[name] for name in names}
+        found, again = (mean(models, {"plain": 1.0, "fitted": 1.0}) for _ in range(2))
+        assert found.config == fitted.config
+        torch.testing.assert_close(
+            found.skip.weight, fitted.skip.weight / 2 + plain.widened(model.config).skip.weight / 2
+        )
+        assert not found.get_parameter("second_look.layers.2.weight").any()
+        assert fitted.get_parameter("second_look.layers.2.weight").any()
+        assert all(torch.equal(a, b) for a, b in zip(found.parameters(), again.parameters(), strict=True))
+
+
+def test_second_looks_of_other_widths_have_no_mean(model):
     plain = MIST(dataclasses.replace(model.config, balls=False)).eval()
-    with pytest.raises(ValueError, match="all count balls, or none"):
-        mean({"plain": plain, "more": plain.widened(model.config)}, {"plain": 1.0, "more": 1.0})
+    a, b = (plain.widened(dataclasses.replace(model.config, look_width=width)) for width in (8, 16))
+    with pytest.raises(ValueError, match="same sizes and ranges, got a and b"):
+        mean({"a": a, "b": b}, {"a": 1.0, "b": 1.0})
 
 
 def test_networks_without_a_common_ancestor_have_no_mean(model):
