@@ -2,8 +2,7 @@
 
 Each has its mutual information in closed form, or as a sum over a grid; no code is shared with the families that train
 the estimator. Some of those families were added because estimates failed here; the cases marked as held out were
-written afterwards, and no family after them. The weights that ship (stream 7) have not met the families of angles, of
-codes of networks and of functions of groups either: to them three cases more are held out.
+written afterwards, and no family after them.
 """
 
 from __future__ import annotations

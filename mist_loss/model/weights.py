@@ -33,7 +33,7 @@ WEIGHTS, CHECKSUM = "model.safetensors", "model.safetensors.sha256"  # of a fold
 
 # name -> (file in the pretrained folder, sha256)
 REGISTRY: dict[str, tuple[str, str]] = {
-    "mist-base": ("mist-base.safetensors", "24cf7d36a2ade3592e99851a2126bfa4ba1c462e03a5e882754926fa31d02270"),
+    "mist-base": ("mist-base.safetensors", "5bda00748e83484785ebbc04f0a4a1f9f67a76c97595f7691e159d7f763d5782"),
     "mist-paper": ("mist-paper.safetensors", "9d1811d307564482d144491298060b98b8fc3b241412d4c5f11ae46fb7a9586d"),
 }
 
