@@ -58,7 +58,7 @@ class LookConfig:
     parts: int = 64
     independent: float = 0.2
     width: int = 256
-    steps: int = 12000
+    steps: int = 30000
     batch: int = 512
     lr: float = 2e-3
     weight_decay: float = 0.05

@@ -121,7 +121,8 @@ def test_the_log_of_the_shipped_weights_is_kept_and_its_settings_can_be_used_aga
     assert log.read_text().splitlines()[-1].startswith(f"{origin['config']['steps']},")
     card = (log.parents[1] / "mist-base.md").read_text()
     settings = origin["config"]
-    assert f"--seed {settings['seed']} --parts {settings['parts']} --workers 2 --output runs/look-{SHIPPED}" in card
+    counts = " ".join(f"--{name} {settings[name]}" for name in ("seed", "parts", "steps"))
+    assert f"{counts} --workers 2 --output runs/look-{SHIPPED}" in card
     assert f"first readings of {origin['sets']:,} sets" in card
 
 
