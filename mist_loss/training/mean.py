@@ -23,8 +23,8 @@ CONSTANTS = ("vector_mean", "vector_std", "token_mean", "token_std")  # of the n
 def mean(models: Mapping[str, MIST], shares: Mapping[str, float]) -> MIST:
     """The mean of some estimators, in eval mode. It reads whatever one of them reads; the others are widened.
 
-    If one of them has no second look, that of the mean is as it begins, to be fitted by ``mist-loss look``: what was
-    fitted to the readings of one corrects those of a mean no more.
+    Second looks are averaged too, and best fitted again by ``mist-loss look``, since they were fitted to the readings
+    of one. If one of the estimators has none, that of the mean is as it begins.
 
     Args:
         models: by name, two or more.
@@ -64,8 +64,8 @@ def mean(models: Mapping[str, MIST], shares: Mapping[str, float]) -> MIST:
             )
     total = sum(shares.values())
     state = {key: sum(shares[name] / total * state[key] for name, state in states.items()) for key in states[first]}
-    if plain := [name for name, model in models.items() if not model.config.balls]:
-        begun = states[plain[0]]
+    if without := [name for name, model in models.items() if not model.config.balls]:
+        begun = states[without[0]]
         state |= {key: tensor for key, tensor in begun.items() if key.startswith("second_look.")}
     result = models[first].widened(config)
     result.load_state_dict(state)
