@@ -63,12 +63,12 @@ def mean(models: Mapping[str, MIST], shares: Mapping[str, float]) -> MIST:
                 "otherwise: networks that share no training have no mean"
             )
     total = sum(shares.values())
-    state = {key: sum(shares[name] / total * state[key] for name, state in states.items()) for key in states[first]}
+    averaged = {key: sum(shares[name] / total * state[key] for name, state in states.items()) for key in states[first]}
     if without := [name for name, model in models.items() if not model.config.balls]:
         begun = states[without[0]]
-        state |= {key: tensor for key, tensor in begun.items() if key.startswith("second_look.")}
+        averaged |= {key: tensor for key, tensor in begun.items() if key.startswith("second_look.")}
     result = models[first].widened(config)
-    result.load_state_dict(state)
+    result.load_state_dict(averaged)
     return result.eval()
 
 
