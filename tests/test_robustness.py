@@ -110,7 +110,7 @@ def test_gradient_of_the_criterion_is_that_of_its_stated_surrogate(model, monkey
         return judged[0]
 
     monkeypatch.setattr(SecondLook, "judge", judge_once)
-    for name in ("independent", "facing_sources", "near", "normal_summary", "ball_summary"):
+    for name in ("independent", "facing_sources", "near", "normal_summary", "ball_summary", "intrinsic_summary"):
         monkeypatch.setattr(statistics, name, recording_frame(name))
     monkeypatch.setattr(network, "steady", recording_steady)
     exact = torch.autograd.grad(criterion(x, y), (x, y))

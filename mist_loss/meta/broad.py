@@ -153,11 +153,13 @@ def _angular(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
 
 
 def _independent(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
-    """x of one family beside y of another, which know nothing of each other."""
+    """x of one family beside y of another, or of the same problem, its rows in another order: they share nothing."""
     others = [entry for name, entry in BROADER.items() if name not in ("independent", "resampled")]
     weights = torch.tensor([float(weight) for weight, _ in others])
     first, second = (others[i][1] for i in torch.multinomial(weights, 2, replacement=True).tolist())
-    return Problem(first(b, n, dx, dy, device).x, second(b, n, dx, dy, device).y, torch.zeros(b, device=device))
+    x, y, mi = first(b, n, dx, dy, device)
+    y = y[:, torch.randperm(n, device=device)] if chance(0.5) else second(b, n, dx, dy, device).y
+    return Problem(x, y, torch.zeros_like(mi))
 
 
 def _redundant(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
@@ -253,7 +255,7 @@ def _strong(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     return Problem(x, y, mi)
 
 
-LATENT = 8  # variables behind the codes of a network, at most
+LATENT = 16  # variables behind the codes of a network, at most
 
 _DEVIATIONS = {"laplace": math.sqrt(2), "uniform": 1 / math.sqrt(12), "exponential": 1.0}  # of functions.NOISES
 
@@ -329,7 +331,7 @@ BROADER: dict[str, tuple[float, Family]] = BROAD | {
     "tables": (14, broad_discrete.tables),
     "spherical": (10, _spherical),
     "angular": (7, _angular),
-    "embedded": (10, _embedded),
-    "independent": (6, _independent),
+    "embedded": (30, _embedded),
+    "independent": (10, _independent),
     "resampled": (8, _resampled),
 }

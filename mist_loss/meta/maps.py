@@ -112,6 +112,7 @@ def random_network(b: int, k: int, d: int, device: torch.device) -> Map:
 
     Its weights have full rank, and its activations increase. Only rectifiers, which are flat on one side, do not; they
     are given eight units a variable, of which enough are active anywhere (Puthawala et al. 2022, arXiv 2006.08464).
+    Half of the time a linear layer comes last, as in most encoders.
 
     Args:
         b: sets, each with a network of its own.
@@ -131,13 +132,15 @@ def random_network(b: int, k: int, d: int, device: torch.device) -> Map:
             weights = random_linear(b, d, device)
         layers.append((gain * weights, gain * torch.rand(b, 1, 1, device=device) * torch.randn(b, 1, d, device=device)))
 
+    last = random_linear(b, d, device) if torch.rand(()) < 0.5 else None
+
     def network(t: Tensor) -> Tensor:
         for weights, bias in layers:
             t = t / t.square().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-12)
             t = t @ weights + bias
             length = (1 + t.square()).sqrt()
             t = (t / length, torch.where(t > 0, t, 0.1 * t), t + length, t.clamp_min(0))[kind]
-        return t
+        return t if last is None else t @ last
 
     return network
 

@@ -6,6 +6,8 @@ network learns it, also from what balls of several sizes say.
 """
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,11 +42,18 @@ def ball_summary(linear: Canonical) -> Tensor:
         side if side.shape[2] <= WIDEST else turned[..., :WIDEST]
         for side, turned in ((linear.x, linear.u), (linear.y, linear.v))
     ]
-    sets = len(sides[0])
-    if sides[0].device.type == "cpu":  # a few at a time, since distances that leave the cache take four times as long
-        n = sides[0].shape[1]
+    return in_parts(lambda x, y: estimates(neighbours(x, y), x.shape[1]), *sides)
+
+
+def in_parts(summary: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """What a summary gives of x (b, n, dx) and y (b, n, dy), of a few sets at a time on a CPU.
+
+    Distances that leave the cache take four times as long.
+    """
+    sets, n = len(x), x.shape[1]
+    if x.device.type == "cpu":
         sets = max(1, CACHED // (n * min(n, CENTRES)))
-    return torch.cat([_summary(x, y) for x, y in zip(*(side.split(sets) for side in sides), strict=True)])
+    return torch.cat([summary(*part) for part in zip(x.split(sets), y.split(sets), strict=True)])
 
 
 def centres(x: Tensor, y: Tensor) -> Tensor:
@@ -56,17 +65,33 @@ def centres(x: Tensor, y: Tensor) -> Tensor:
     return order[:, torch.arange(CENTRES, device=x.device) * n // CENTRES]
 
 
-def _summary(x: Tensor, y: Tensor) -> Tensor:
-    """What ``ball_summary`` gives, of whitened sides."""
+class Neighbours(NamedTuple):
+    """Of the balls around c centres that hold NEIGHBOURS rows on both sides, one ball a size.
+
+    radius: K of (b, c, 1); both, one, other: K of (b, c), digamma of how many rows they hold on both sides, in x, in y.
+    """
+
+    radius: list[Tensor]
+    both: list[Tensor]
+    one: list[Tensor]
+    other: list[Tensor]
+
+
+def neighbours(x: Tensor, y: Tensor) -> Neighbours:
+    """Count in x (b, n, dx) and y (b, n, dy)."""
     n, here = x.shape[1], centres(x, y)
     apart = [_distances(side, here) for side in (x, y)]
     far = torch.maximum(*apart)
     nearest = far.topk(min(NEIGHBOURS[-1], n - 1) + 1, dim=2, largest=False).values
+    radius = [nearest[..., min(k, n - 1), None] * (1 + NEAR) + TIED for k in NEIGHBOURS]
+    return Neighbours(radius, *([_digamma_of_neighbours(t <= r) for r in radius] for t in (far, *apart)))
+
+
+def estimates(found: Neighbours, n: int) -> Tensor:
+    """What ``ball_summary`` gives, of n rows."""
     whole = math.log(n - 1) - 1 / (2 * (n - 1))  # the digamma of n - 1, but for 1 / (12 n^2)
     nats, shapes = [], []
-    for k in NEIGHBOURS:
-        radius = nearest[..., min(k, n - 1), None] * (1 + NEAR) + TIED
-        both, one, other = (_digamma_of_neighbours(distance <= radius) for distance in (far, *apart))
+    for _, both, one, other in zip(*found, strict=True):
         terms, one, other = both + whole - one - other, (one - whole).mean(1), (other - whole).mean(1)
         nats.append(terms.mean(1))
         # of the size of what else the network reads
@@ -75,8 +100,11 @@ def _summary(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _distances(side: Tensor, here: Tensor) -> Tensor:
-    """(b, c, n), of differences: from inner products, ties would be lost to rounding."""
-    return torch.cdist(take(side, here), side, compute_mode="donot_use_mm_for_euclid_dist")
+    """(b, c, n), of differences: from inner products in float32, ties would be lost to rounding."""
+    own = take(side, here)
+    if side.shape[2] <= WIDEST or side.device.type == "mps":
+        return torch.cdist(own, side, compute_mode="donot_use_mm_for_euclid_dist")
+    return torch.cdist(own.double(), side.double(), compute_mode="use_mm_for_euclid_dist").float()
 
 
 def _digamma_of_neighbours(inside: Tensor) -> Tensor:

@@ -37,7 +37,8 @@ class MISTConfig:
     feature_pairs: pairs of features with levels that become tokens as they are; source_pairs: pairs of a source of one
     side and a direction of the other. Each of these five may be 0: there are no such tokens then; look_width: of the
     second look; repeats: whether the network is told how often values repeat; normal: what the sample would share if it
-    were normal; balls: whether it takes a second look, told how many rows lie near a row.
+    were normal; balls: whether it takes a second look, told how many rows lie near a row; intrinsic: whether it is
+    told so of features that are not whitened too, and of how many dimensions they are.
 
     Raises:
         ValueError: a size is no whole number or too small, a range is no pair in order, or the heads of the attention
@@ -59,6 +60,7 @@ class MISTConfig:
     repeats: bool = True
     normal: bool = True
     balls: bool = True
+    intrinsic: bool = True
 
     def __post_init__(self) -> None:
         for name in ("rows", "dims"):
@@ -75,10 +77,10 @@ class MISTConfig:
             raise ValueError(f"expected set_width as a multiple of {HEADS}, the heads, got {self.set_width}")
 
     @property
-    def seen(self) -> tuple[int, int, int, int, int, int, bool, bool, bool]:
+    def seen(self) -> tuple[int, int, int, int, int, int, bool, bool, bool, bool]:
         """What ``mist_loss.model.statistics.summarize`` is asked for."""
         pairs = self.mixed_pairs, self.independent_pairs, self.near_pairs, self.feature_pairs, self.source_pairs
-        return self.rows[1], *pairs, self.repeats, self.normal, self.balls
+        return self.rows[1], *pairs, *(getattr(self, name) for name in weights.TOLD)
 
 
 def _is_size(value: object, least: int = 1) -> bool:
@@ -178,7 +180,8 @@ class MIST(nn.Module):
             self.pair_term.bias.copy_(torch.tensor([1.0, 0.0]))
         self.head = nn.Sequential(*(Residual(config.width) for _ in range(3)), nn.LayerNorm(config.width))
         self.quantiles = nn.Linear(config.width, KNOTS)
-        self.second_look = SecondLook(s, config.width, config.look_width, config.normal) if config.balls else None
+        told = config.normal, config.intrinsic
+        self.second_look = SecondLook(s, config.width, config.look_width, *told) if config.balls else None
         self.coordinates: NormalCoordinates | None = None
         self.parent: MIST | None = None
 
@@ -314,8 +317,9 @@ class MIST(nn.Module):
                 )
         with torch.random.fork_rng(devices=[]):  # its first weights are drawn, and replaced
             wider = MIST(config)
-        new = {} if self.config.balls else wider.state_dict()  # a second look, as it begins
-        state, more = new | self.plain_state(), wider.vector_mean.numel() - self.vector_mean.numel()
+        state, more = self.plain_state(), wider.vector_mean.numel() - self.vector_mean.numel()
+        if more:  # a second look that is told more, or is new, is as it begins
+            state |= {key: tensor for key, tensor in wider.state_dict().items() if key.startswith("second_look.")}
         for name in ("vector_mean", "vector_std", "embed_vector.weight", "skip.weight"):
             state[name] = F.pad(state[name], (0, more), value=float(name == "vector_std"))
         wider.load_state_dict(state)

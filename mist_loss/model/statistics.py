@@ -15,6 +15,7 @@ from mist_loss.model.balls import ball_summary
 from mist_loss.model.features import facing_features
 from mist_loss.model.frontend import Canonical, align, gaussianize, standard_score, standardize
 from mist_loss.model.independence import independent
+from mist_loss.model.intrinsic import intrinsic_summary
 from mist_loss.model.neighbours import near
 from mist_loss.model.normal import normal_summary
 from mist_loss.model.repeats import repeat_summary
@@ -57,6 +58,7 @@ def summarize(
     repeats: bool,
     normal: bool,
     balls: bool,
+    intrinsic: bool,
 ) -> Summary:
     """Run the front end and summarise what it gives.
 
@@ -71,7 +73,8 @@ def summarize(
         source_pairs: of a source of one side and a direction of the other.
         repeats: whether the vector says how often values repeat.
         normal: whether it says what the sample would share if it were normal.
-        balls: whether it says, last, how many rows lie near a row.
+        balls: whether it says how many rows lie near a row.
+        intrinsic: whether it says, last, the same of features that are not whitened, and of how many dimensions.
     """
     n, dx, dy = x.shape[1], x.shape[2], y.shape[2]
     x, y = standardize(x), standardize(y)
@@ -106,6 +109,7 @@ def summarize(
             *([repeat_summary(x, y)] if repeats else []),
             *([normal_summary(linear)] if normal else []),
             *([ball_summary(linear)] if balls else []),
+            *([intrinsic_summary(zx, zy)] if intrinsic else []),
         ],
         dim=1,
     )

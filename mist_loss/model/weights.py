@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FORMAT = "mist-loss-1"
 # sizes that may be 0, and are where a file does not say
 OPTIONAL = ("mixed_pairs", "independent_pairs", "near_pairs", "feature_pairs", "source_pairs")
-TOLD = ("repeats", "normal", "balls")  # flags, likewise
+TOLD = ("repeats", "normal", "balls", "intrinsic")  # flags, likewise
 LOOK_WIDTH = 64  # where a file does not say
 WEIGHTS, CHECKSUM = "model.safetensors", "model.safetensors.sha256"  # of a folder
 

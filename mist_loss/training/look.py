@@ -25,7 +25,7 @@ from mist_loss.files import write_text
 from mist_loss.meta.mixtures import MIXTURES
 from mist_loss.model import quantiles
 from mist_loss.model.network import MIST, MISTConfig
-from mist_loss.model.weights import find, save_weights, sha256, write
+from mist_loss.model.weights import TOLD, find, save_weights, sha256, write
 from mist_loss.seeding import seeded
 from mist_loss.training import state
 from mist_loss.training.losses import relative_loss
@@ -156,16 +156,18 @@ def _in_processes(workers: int, jobs: list[tuple]) -> Iterator[None]:
 
 
 def _beginning(config: LookConfig) -> MIST:
-    """The weights with a second look: a new one, whose first layer the seed draws, if they have none."""
+    """The weights with a second look: a new one, its first layer drawn by the seed, if theirs is told less."""
     parent = MIST.from_pretrained(config.parent)
     if parent.coordinates is not None:
         raise ValueError(f"expected weights that are not adapted, got {config.parent}: adapt what this gives")
-    if parent.second_look is not None:
+    more = dataclasses.asdict(parent.config) | dict.fromkeys(TOLD[1:], True)
+    if parent.second_look is None:
+        more["look_width"] = config.width
+    if (wider := MISTConfig(**more)) == parent.config:
         return parent
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        more = dataclasses.asdict(parent.config) | {"normal": True, "balls": True, "look_width": config.width}
-        return parent.widened(MISTConfig(**more)).eval()
+        return parent.widened(wider).eval()
 
 
 def _read_part(config: LookConfig, part: int, path: Path, header: dict) -> None:

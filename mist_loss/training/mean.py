@@ -24,7 +24,7 @@ def mean(models: Mapping[str, MIST], shares: Mapping[str, float]) -> MIST:
     """The mean of some estimators, in eval mode. It reads whatever one of them reads; the others are widened.
 
     Second looks are averaged too, and best fitted again by ``mist-loss look``, since they were fitted to the readings
-    of one. If one of the estimators has none, that of the mean is as it begins.
+    of one. If one of the estimators has none, or one that is told less, that of the mean is as it begins.
 
     Args:
         models: by name, two or more.
@@ -64,8 +64,8 @@ def mean(models: Mapping[str, MIST], shares: Mapping[str, float]) -> MIST:
             )
     total = sum(shares.values())
     averaged = {key: sum(shares[name] / total * state[key] for name, state in states.items()) for key in states[first]}
-    if without := [name for name, model in models.items() if not model.config.balls]:
-        begun = states[without[0]]
+    if told_less := [name for name, model in models.items() if any(read[t] > getattr(model.config, t) for t in TOLD)]:
+        begun = states[told_less[0]]
         averaged |= {key: tensor for key, tensor in begun.items() if key.startswith("second_look.")}
     result = models[first].widened(config)
     result.load_state_dict(averaged)

@@ -10,7 +10,7 @@ from mist_loss.seeding import seeded
 
 SMALLEST, LARGEST = 8, 96  # sets of a group; a group shares one shape, so that nothing is padded
 STEPS, GROUPS = 2**20, 2**5  # of a run and of a step: so many seeds there are
-VERSION = 11  # of what a seed draws: one more where families or adversaries change; no run goes on across it
+VERSION = 12  # of what a seed draws: one more where families or adversaries change; no run goes on across it
 SHARED = 2**7 - 1  # in place of a rank, for what all processes draw alike
 ROW_BUDGET = 8000  # rows of a group, between those bounds
 

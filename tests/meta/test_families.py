@@ -294,6 +294,22 @@ def test_rows_that_come_again_come_on_both_sides_and_change_no_truth(monkeypatch
     assert min(seen) < 100 < max(seen)
 
 
+def test_independent_sides_are_of_two_families_or_of_one_problem_in_another_order(monkeypatch):
+    def draw(b, n, dx, dy, device):
+        x = torch.randn(b, n, dx)
+        return families.Problem(x, x.clone(), torch.ones(b))
+
+    monkeypatch.setattr(broad, "BROADER", {"same": (1, draw)})
+    torch.manual_seed(0)
+    shuffled = 0
+    for _ in range(30):
+        x, y, mi = broad._independent(2, 500, 1, 1, CPU)
+        assert torch.equal(mi, torch.zeros(2))
+        assert ((x * y).mean(1).abs() < 0.25).all()
+        shuffled += bool(torch.equal(x.sort(dim=1).values, y.sort(dim=1).values))
+    assert 5 < shuffled < 25
+
+
 def _code(rows: torch.Tensor) -> torch.Tensor:
     return rows.unique(dim=0, return_inverse=True)[1]
 

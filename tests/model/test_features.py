@@ -71,8 +71,8 @@ def test_holes_are_levels_and_halves_of_bfloat16_are_none():
 @pytest.mark.parametrize("pairs", [1, 3])
 def test_as_many_tokens_as_asked_for_at_most(pairs):
     x, y = rounded()
-    without = summarize(x, y, 4096, 0, 0, 0, 0, 0, False, False, False).tokens
-    tokens = summarize(x, y[..., :2], 4096, 0, 0, 0, pairs, 0, False, False, False).tokens
+    without = summarize(x, y, 4096, 0, 0, 0, 0, 0, False, False, False, False).tokens
+    tokens = summarize(x, y[..., :2], 4096, 0, 0, 0, pairs, 0, False, False, False, False).tokens
     marked = (tokens[..., -3:] == 1).all(-1).sum(1)
     assert marked.tolist() == [min(pairs, 2)] * 3
     assert not (without[..., -3:] == 1).all(-1).any()
@@ -81,8 +81,10 @@ def test_as_many_tokens_as_asked_for_at_most(pairs):
 def test_sets_without_levels_say_the_same_beside_others():
     torch.manual_seed(0)
     x, levels = torch.randn(1, 200, 3), torch.randn(1, 200, 3).round()
-    alone = summarize(x, x, 4096, 0, 0, 0, 3, 0, False, False, False).tokens
-    beside = summarize(torch.cat([x, levels]), torch.cat([x, levels]), 4096, 0, 0, 0, 3, 0, False, False, False).tokens
+    alone = summarize(x, x, 4096, 0, 0, 0, 3, 0, False, False, False, False).tokens
+    beside = summarize(
+        torch.cat([x, levels]), torch.cat([x, levels]), 4096, 0, 0, 0, 3, 0, False, False, False, False
+    ).tokens
     torch.testing.assert_close(alone[0], beside[0])
 
 

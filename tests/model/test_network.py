@@ -216,6 +216,19 @@ def test_one_that_reads_more_says_the_same_at_first_and_learns_to_say_more():
                 )
 
 
+def test_a_second_look_that_is_told_more_begins_again():
+    torch.manual_seed(0)
+    config = MISTConfig(width=16, set_width=8, row_pairs=2, pair_width=4)
+    less = MIST(dataclasses.replace(config, intrinsic=False)).eval()
+    with torch.no_grad():
+        less.get_parameter("second_look.layers.2.weight").normal_()
+    same, more = less.widened(less.config), less.widened(config)
+    assert torch.equal(*(t.get_parameter("second_look.layers.2.weight") for t in (less, same)))
+    assert not more.get_parameter("second_look.layers.2.weight").any()
+    x, y = torch.randn(2, 2, 50, 3)
+    torch.testing.assert_close(more.eval().first_reading(x, y), less.first_reading(x, y))
+
+
 @pytest.mark.parametrize("flag", TOLD)
 @pytest.mark.parametrize("value", [1, None, "yes"])
 def test_the_network_is_told_or_not(flag, value):
@@ -225,7 +238,9 @@ def test_the_network_is_told_or_not(flag, value):
 
 def test_what_never_varied_in_training_is_not_read():
     torch.manual_seed(0)
-    model = MIST(MISTConfig(width=16, set_width=8, row_pairs=2, pair_width=4, normal=False, balls=False)).eval()
+    model = MIST(
+        MISTConfig(width=16, set_width=8, row_pairs=2, pair_width=4, normal=False, balls=False, intrinsic=False)
+    ).eval()
     model.fit_normalization([model.summarize(torch.randn(4, 40, 2), torch.randn(4, 40, 2)) for _ in range(3)])
     summary = model.summarize(*torch.randn(2, 1, 40, 2))
     repeated = summary._replace(vector=torch.cat([summary.vector[:, :-14], torch.ones(1, 14)], dim=1))

@@ -121,8 +121,8 @@ def test_one_sided_sources_are_found_by_the_odd_part():
 def test_tokens_come_beside_the_others():
     torch.manual_seed(0)
     x, y = bent(100, 3)
-    without = summarize(x, y, 4096, 0, 0, 0, 0, 0, False, False, False).tokens
-    tokens = summarize(x, y, 4096, 0, 0, 0, 0, 2, False, False, False).tokens
+    without = summarize(x, y, 4096, 0, 0, 0, 0, 0, False, False, False, False).tokens
+    tokens = summarize(x, y, 4096, 0, 0, 0, 0, 2, False, False, False, False).tokens
     assert tokens.shape[1] == without.shape[1] + 2
     mine = (tokens[..., -3:] == torch.tensor(SOURCE)).all(-1)
     assert mine.sum(1).tolist() == [2, 2]

@@ -20,7 +20,7 @@ SHIPPED = 42  # the run of mist-base
 def parent(model, tmp_path, monkeypatch):
     monkeypatch.setattr(look, "GROUPS", 2)
     path = tmp_path / "parent.safetensors"
-    save_weights(MIST(dataclasses.replace(model.config, balls=False)).eval(), path, {"seed": 0})
+    save_weights(MIST(dataclasses.replace(model.config, balls=False, intrinsic=False)).eval(), path, {"seed": 0})
     return path
 
 
@@ -61,6 +61,16 @@ def test_a_run_goes_on_with_what_it_has_read(parent, tmp_path):
     assert all(torch.equal(again[name], tensor) for name, tensor in expected.items())
     with pytest.raises(ValueError, match="use another folder"):
         fit_second_look(config(parent, seed=2), tmp_path / "run")
+
+
+def test_a_second_look_that_is_told_less_is_fitted_anew(model, parent, tmp_path):
+    less = tmp_path / "less.safetensors"
+    save_weights(MIST(dataclasses.replace(model.config, intrinsic=False)).eval(), less, {"seed": 0})
+    fitted = MIST.from_pretrained(fit_second_look(config(less, steps=5), tmp_path / "run"))
+    before = MIST.from_pretrained(less)
+    assert fitted.config == dataclasses.replace(before.config, intrinsic=True)  # of its own width, not of the run's
+    x, y = torch.randn(2, 3, 60, 2)
+    torch.testing.assert_close(fitted.first_reading(x, y), before.first_reading(x, y))
 
 
 def test_what_was_fitted_is_fitted_on(parent, tmp_path):

@@ -33,7 +33,7 @@ def test_shares_count_by_their_ratio(model):
 
 
 def test_weights_that_are_not_told_of_repeats_count_as_zero(model):
-    config = dataclasses.replace(model.config, normal=False, balls=False)
+    config = dataclasses.replace(model.config, normal=False, balls=False, intrinsic=False)
     plain = MIST(dataclasses.replace(config, repeats=False)).eval()
     told = _heir(plain.widened(config), 1)
     found = mean({"plain": plain, "told": told}, {"plain": 1.0, "told": 1.0})
@@ -51,7 +51,7 @@ def test_weights_of_which_one_reads_more_tokens(model):
 
 
 def test_a_second_look_that_only_some_have_begins_again(model):
-    plain = MIST(dataclasses.replace(model.config, balls=False, look_width=8)).eval()
+    plain = MIST(dataclasses.replace(model.config, balls=False, intrinsic=False, look_width=8)).eval()
     fitted = _heir(plain.widened(model.config), 1)  # of another width, which counts for nothing without a look
     for names in (["plain", "fitted"], ["fitted", "plain"]):
         models = {name: {"plain": plain, "fitted": fitted}[name] for name in names}
@@ -67,8 +67,17 @@ def test_a_second_look_that_only_some_have_begins_again(model):
         assert all(torch.equal(a, b) for a, b in zip(found.parameters(), again.parameters(), strict=True))
 
 
+def test_a_second_look_that_is_told_less_begins_again(model):
+    less = _heir(MIST(dataclasses.replace(model.config, intrinsic=False)).eval(), 1)
+    more = _heir(less.widened(model.config), 2)
+    found = mean({"less": less, "more": more}, {"less": 1.0, "more": 1.0})
+    assert found.config == more.config
+    assert not found.get_parameter("second_look.layers.2.weight").any()
+    assert more.get_parameter("second_look.layers.2.weight").any()
+
+
 def test_second_looks_of_other_widths_have_no_mean(model):
-    plain = MIST(dataclasses.replace(model.config, balls=False)).eval()
+    plain = MIST(dataclasses.replace(model.config, balls=False, intrinsic=False)).eval()
     a, b = (plain.widened(dataclasses.replace(model.config, look_width=width)) for width in (8, 16))
     with pytest.raises(ValueError, match="same sizes and ranges, got a and b"):
         mean({"a": a, "b": b}, {"a": 1.0, "b": 1.0})
