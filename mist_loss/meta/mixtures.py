@@ -99,4 +99,12 @@ MIXTURES: dict[str, Mixture] = {
         wide=0.08,
         small=0.35,
     ),
+    # for a second look to meet more of them, beside broader: of few others is so little seen in so few sets
+    "codes": Mixture(
+        families={"embedded": BROADER["embedded"]},
+        rows=(64, 4096),
+        dims=(1, 64),
+        equal=0.5,
+        equal_dims=(1, 64),
+    ),
 }

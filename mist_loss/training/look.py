@@ -10,7 +10,7 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -79,7 +79,7 @@ class LookConfig:
             raise ValueError(f"independent must be a share from 0 and below 1, got {self.independent!r}")
 
 
-def fit_second_look(config: LookConfig, output: Path, workers: int = 1) -> Path:
+def fit_second_look(config: LookConfig, output: Path, workers: int = 1, also: Sequence[Path] = ()) -> Path:
     """Read the problems, or what an interrupted run in ``output`` has not read yet, fit, and return the path.
 
     Files in ``output``: part-N.safetensors (what was read), log.csv, weights.safetensors.
@@ -88,9 +88,11 @@ def fit_second_look(config: LookConfig, output: Path, workers: int = 1) -> Path:
         config: what is fitted.
         output: folder of the run.
         workers: processes that read, of one thread each if there are more than one; they change nothing but the time.
+        also: folders of other runs on the same weights, of another mixture or seed, whose parts are fitted to as well.
 
     Raises:
-        ValueError: the folder holds parts of another configuration, the weights are adapted, or no worker is left.
+        ValueError: the folder holds parts of another configuration, the weights are adapted, no worker is left, or one
+            of the other folders has no parts, or parts of other weights.
         ModuleNotFoundError: the ``train`` extra is not installed.
     """
     try:
@@ -106,14 +108,16 @@ def fit_second_look(config: LookConfig, output: Path, workers: int = 1) -> Path:
     for path in filter(Path.exists, paths):
         if (found := state.read_header(path)) != header:
             raise ValueError(f"{path} was read with {found}, asked for {header}: use another folder")
+    others = {str(folder): _parts_of(folder, header) for folder in also}
     jobs = [(config, part, path, header) for part, path in enumerate(paths) if not path.exists()]
     with tqdm(total=len(jobs), unit="part") as bar:
         for _ in _in_processes(workers, jobs):
             bar.update()
     read = [state.read(path, "") for path in paths]
+    more = [state.read(path, "") for parts in others.values() for path in parts]
     held_out, fitted = (
         {key: torch.cat([part[key] for part in chosen]) for key in read[0]}
-        for chosen in (read[::HELD_OUT], [part for number, part in enumerate(read) if number % HELD_OUT])
+        for chosen in (read[::HELD_OUT], [part for number, part in enumerate(read) if number % HELD_OUT] + more)
     )
     look = network.second_look
     assert look is not None
@@ -140,10 +144,24 @@ def fit_second_look(config: LookConfig, output: Path, workers: int = 1) -> Path:
     writer.writerows(rows)
     write_text(output / "log.csv", text.getvalue())
     settings = dataclasses.asdict(config) | {"width": network.config.look_width}  # of one that was there already
-    origin = header | {"config": settings, "sets": len(fitted["mi"])}
+    told = [state.read_header(parts[0]) | {"parts": len(parts)} for parts in others.values()]
+    origin = header | {"config": settings, "sets": len(fitted["mi"]), "also": told}
     weights = output / "weights.safetensors"
     save_weights(network, weights, origin | {"commit": provenance.commit(), "torch": torch.__version__})
     return weights
+
+
+def _parts_of(folder: Path, header: dict) -> list[Path]:
+    """What another run has read, if it is of the same weights and by the same code."""
+    paths = sorted(folder.glob("part-*.safetensors"), key=lambda path: int(path.stem[len("part-") :]))
+    if not paths:
+        raise ValueError(f"expected the folder of a run of mist-loss look, got {folder}, which has no parts")
+    for path in paths:
+        found = state.read_header(path)
+        for name in ("parent_sha256", "stream"):
+            if found[name] != header[name]:
+                raise ValueError(f"{path} was read with {name} {found[name]}, expected {header[name]}: read it again")
+    return paths
 
 
 def _in_processes(workers: int, jobs: list[tuple]) -> Iterator[None]:
@@ -228,10 +246,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
     parser.add_argument("--output", type=Path, required=True, help="folder of the run; an interrupted run goes on")
     parser.add_argument("--workers", type=int, default=1, help="processes that read (default: 1)")
+    parser.add_argument(
+        "--also",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="FOLDER",
+        help="of other runs, whose parts are fitted to too",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
     """Run ``mist-loss look``."""
     config = LookConfig(**{field.name: getattr(args, field.name) for field in dataclasses.fields(LookConfig)})
-    print(json.dumps({"weights": str(fit_second_look(config, args.output, args.workers))}))
+    print(json.dumps({"weights": str(fit_second_look(config, args.output, args.workers, args.also))}))
     return 0

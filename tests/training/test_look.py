@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mist_loss import MIST, cli
 from mist_loss.model.weights import find, read_header, save_weights, sha256
@@ -78,6 +79,35 @@ def test_what_was_fitted_is_fitted_on(parent, tmp_path):
     on = MIST.from_pretrained(fit_second_look(config(path, steps=1, lr=0.0), tmp_path / "on"))
     before = MIST.from_pretrained(path)
     assert all(torch.equal(tensor, on.state_dict()[name]) for name, tensor in before.state_dict().items())
+
+
+def test_parts_of_other_runs_are_fitted_to_as_well(parent, tmp_path):
+    fit_second_look(config(parent, steps=1, mixture="broad", seed=5, parts=2), tmp_path / "other")
+    alone = MIST.from_pretrained(fit_second_look(config(parent, steps=5), tmp_path / "run")).state_dict()
+    with (tmp_path / "run" / "log.csv").open() as file:
+        start = next(csv.DictReader(file))
+    path = fit_second_look(config(parent, steps=5), tmp_path / "run", also=[tmp_path / "other"])
+    both = MIST.from_pretrained(path).state_dict()
+    assert not torch.equal(both["second_look.layers.2.weight"], alone["second_look.layers.2.weight"])
+    with (tmp_path / "run" / "log.csv").open() as file:
+        assert next(csv.DictReader(file)) == start  # what is held out is of the run itself
+    told = read_header(path)["provenance"]
+    assert [(part["mixture"], part["seed"], part["parts"]) for part in told["also"]] == [("broad", 5, 2)]
+    read = [load_file(tmp_path / run / f"part-{i}.safetensors")["mi"] for run, i in (("run", 1), ("run", 2))]
+    more = [load_file(tmp_path / "other" / f"part-{i}.safetensors")["mi"] for i in (0, 1)]
+    assert told["sets"] == sum(map(len, read + more))
+
+
+def test_parts_of_other_weights_are_refused(model, parent, tmp_path):
+    stranger = tmp_path / "stranger.safetensors"
+    save_weights(MIST(dataclasses.replace(model.config, balls=False, intrinsic=False)).eval(), stranger, {"seed": 1})
+    fit_second_look(config(stranger, steps=1, parts=2), tmp_path / "other")
+    with pytest.raises(ValueError, match="was read with parent_sha256"):
+        fit_second_look(config(parent, steps=1), tmp_path / "run", also=[tmp_path / "other"])
+    assert not list((tmp_path / "run").glob("part-*"))  # before anything is read
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty, which has no parts"):
+        fit_second_look(config(parent, steps=1), tmp_path / "run", also=[tmp_path / "empty"])
 
 
 def test_independent_sets_are_drawn_as_often_as_asked():
