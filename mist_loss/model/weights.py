@@ -33,7 +33,7 @@ WEIGHTS, CHECKSUM = "model.safetensors", "model.safetensors.sha256"  # of a fold
 
 # name -> (file in the pretrained folder, sha256)
 REGISTRY: dict[str, tuple[str, str]] = {
-    "mist-base": ("mist-base.safetensors", "5bda00748e83484785ebbc04f0a4a1f9f67a76c97595f7691e159d7f763d5782"),
+    "mist-base": ("mist-base.safetensors", "8d311d51a94753957331c33546e58d097f01efabaac48c5b6374cc06e18d4c2f"),
     "mist-paper": ("mist-paper.safetensors", "9d1811d307564482d144491298060b98b8fc3b241412d4c5f11ae46fb7a9586d"),
 }
 
