@@ -99,7 +99,7 @@ MIXTURES: dict[str, Mixture] = {
         wide=0.08,
         small=0.35,
     ),
-    # for a second look to meet more of them, beside broader: of few others is so little seen in so few sets
+    # codes of networks alone, for a second look to meet more of them beside broader (mist-loss look --also)
     "codes": Mixture(
         families={"embedded": BROADER["embedded"]},
         rows=(64, 4096),

@@ -92,7 +92,7 @@ def fit_second_look(config: LookConfig, output: Path, workers: int = 1, also: Se
 
     Raises:
         ValueError: the folder holds parts of another configuration, the weights are adapted, no worker is left, or one
-            of the other folders has no parts, or parts of other weights.
+            of the other folders has no parts, or parts of other weights or of the same problems.
         ModuleNotFoundError: the ``train`` extra is not installed.
     """
     try:
@@ -161,6 +161,8 @@ def _parts_of(folder: Path, header: dict) -> list[Path]:
         for name in ("parent_sha256", "stream"):
             if found[name] != header[name]:
                 raise ValueError(f"{path} was read with {name} {found[name]}, expected {header[name]}: read it again")
+        if found == header:  # the sets that are held out would be fitted to
+            raise ValueError(f"{path} is of the mixture and seed of the run itself: expected another seed or mixture")
     return paths
 
 

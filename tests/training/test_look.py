@@ -98,13 +98,16 @@ def test_parts_of_other_runs_are_fitted_to_as_well(parent, tmp_path):
     assert told["sets"] == sum(map(len, read + more))
 
 
-def test_parts_of_other_weights_are_refused(model, parent, tmp_path):
+def test_parts_of_other_weights_or_of_the_same_problems_are_refused(model, parent, tmp_path):
     stranger = tmp_path / "stranger.safetensors"
     save_weights(MIST(dataclasses.replace(model.config, balls=False, intrinsic=False)).eval(), stranger, {"seed": 1})
     fit_second_look(config(stranger, steps=1, parts=2), tmp_path / "other")
     with pytest.raises(ValueError, match="was read with parent_sha256"):
         fit_second_look(config(parent, steps=1), tmp_path / "run", also=[tmp_path / "other"])
     assert not list((tmp_path / "run").glob("part-*"))  # before anything is read
+    fit_second_look(config(parent, steps=1), tmp_path / "same")
+    with pytest.raises(ValueError, match="of the mixture and seed of the run itself"):
+        fit_second_look(config(parent, steps=1), tmp_path / "run", also=[tmp_path / "same"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty, which has no parts"):
         fit_second_look(config(parent, steps=1), tmp_path / "run", also=[tmp_path / "empty"])
