@@ -65,10 +65,10 @@ class Variant(NamedTuple):
 
 VARIANTS = {
     "full": Variant("all parts"),
-    "no-gaussianize": Variant("features standardised, not Gaussianised", {"gaussianize": lambda x: x}),
+    "no-gaussianize": Variant("features standardised, not Gaussianised", {"gaussianize": lambda x, _=None: x}),
     "no-align": Variant("neither whitened nor aligned: column i faces column i", {"align": columns}, independent=False),
     "no-front-end": Variant(
-        "features standardised only", {"align": columns, "gaussianize": lambda x: x}, independent=False
+        "features standardised only", {"align": columns, "gaussianize": lambda x, _=None: x}, independent=False
     ),
     "no-independent": Variant("no independent components", independent=False),
     "no-statistics": Variant("rows only", see=blind_to_statistics),

@@ -20,7 +20,7 @@ MIDDLE = 1  # the one of them that a reading may be drawn towards
 WIDEST = 16  # dimensions of a side beyond which its leading canonical coordinates stand for it
 BALLS = 6  # entries of the summary, the estimates first, the smallest balls first
 CENTRES = 512  # rows that are centres of balls, at most, so that memory and time are linear in the rows
-CACHED = 1 << 18  # distances that are held at a time, on a CPU
+CACHED = 1 << 17  # distances that are held at a time, on a CPU
 NEAR, TIED = 1e-4, 1e-5  # relative and absolute, within which distances count as equal: rounding should part no ties
 
 
@@ -79,12 +79,21 @@ class Neighbours(NamedTuple):
 
 def neighbours(x: Tensor, y: Tensor) -> Neighbours:
     """Count in x (b, n, dx) and y (b, n, dy)."""
-    n, here = x.shape[1], centres(x, y)
-    apart = [_distances(side, here) for side in (x, y)]
+    here = centres(x, y)
+    at_once = here.shape[1]
+    if x.device.type == "cpu":
+        at_once = max(1, CACHED // (len(x) * x.shape[1]))
+    parts = [_neighbours(x, y, some) for some in here.split(at_once, dim=1)]
+    return Neighbours(*([torch.cat(some, dim=1) for some in zip(*of, strict=True)] for of in zip(*parts, strict=True)))
+
+
+def _neighbours(x: Tensor, y: Tensor, here: Tensor) -> Neighbours:
+    n = x.shape[1]
+    apart = [_squares(side, here) for side in (x, y)]
     far = torch.maximum(*apart)
-    nearest = far.topk(min(NEIGHBOURS[-1], n - 1) + 1, dim=2, largest=False).values
+    nearest = far.topk(min(NEIGHBOURS[-1], n - 1) + 1, dim=2, largest=False).values.sqrt()
     radius = [nearest[..., min(k, n - 1), None] * (1 + NEAR) + TIED for k in NEIGHBOURS]
-    return Neighbours(radius, *([_digamma_of_neighbours(t <= r) for r in radius] for t in (far, *apart)))
+    return Neighbours(radius, *([_digamma_of_neighbours(t, r.square()) for r in radius] for t in (far, *apart)))
 
 
 def estimates(found: Neighbours, n: int) -> Tensor:
@@ -99,14 +108,19 @@ def estimates(found: Neighbours, n: int) -> Tensor:
     return torch.cat([torch.stack(nats, dim=1), shapes[MIDDLE]], dim=1)
 
 
-def _distances(side: Tensor, here: Tensor) -> Tensor:
-    """(b, c, n), of differences: from inner products in float32, ties would be lost to rounding."""
-    own = take(side, here)
-    if side.shape[2] <= WIDEST or side.device.type == "mps":
-        return torch.cdist(own, side, compute_mode="donot_use_mm_for_euclid_dist")
-    return torch.cdist(own.double(), side.double(), compute_mode="use_mm_for_euclid_dist").float()
+def _squares(side: Tensor, here: Tensor) -> Tensor:
+    """(b, c, n) squared distances: by inner products, in float32 of which ties would be lost to rounding."""
+    own, dtype = take(side, here), side.dtype
+    if side.device.type == "mps":  # has no float64
+        return torch.cdist(own, side, compute_mode="donot_use_mm_for_euclid_dist").square()
+    own, side = own.double(), side.double()
+    lengths = side.square().sum(2)
+    squares = torch.baddbmm(lengths[:, None], own, side.mT, alpha=-2) + lengths.gather(1, here)[..., None]
+    return squares.to(dtype).clamp_min(0)
 
 
-def _digamma_of_neighbours(inside: Tensor) -> Tensor:
-    """(b, c) of (b, c, n): the centre itself lies in each of its balls, and does not count."""
-    return torch.digamma((inside.sum(2, dtype=torch.int32) - 1).float())
+def _digamma_of_neighbours(squares: Tensor, within: Tensor) -> Tensor:
+    """(b, c) of (b, c, n) and (b, c, 1): the centre itself lies in each of its balls, and does not count."""
+    # as numbers: comparing into flags and adding these up takes twice as long
+    inside = torch.le(squares, within, out=torch.empty_like(squares))
+    return torch.digamma(inside.sum(2) - 1)

@@ -54,7 +54,12 @@ def standardize(x: Tensor) -> Tensor:
     return x / torch.where(deviation > 4 * torch.finfo(x.dtype).eps, deviation, 1)
 
 
-def gaussianize(x: Tensor) -> Tensor:
+def ascending(x: Tensor) -> torch.return_types.sort:
+    """The values of every feature (b, n, d), sorted: values (b, d, n), and indices of the rows they come from."""
+    return x.mT.contiguous().sort(-1)
+
+
+def gaussianize(x: Tensor, in_order: torch.return_types.sort | None = None) -> Tensor:
     """Map every feature to normal scores through its empirical quantiles.
 
     The map is piecewise linear through KNOTS sample quantiles, evenly spaced in normal scores. Quantiles are sorted
@@ -63,36 +68,40 @@ def gaussianize(x: Tensor) -> Tensor:
 
     Args:
         x: (b, n, d).
+        in_order: what ``ascending`` gives of it, where that is known.
 
     Returns:
         (b, n, d) with values within the normal scores of the smallest and largest of n rows.
     """
     n = x.shape[1]
-    columns = rearrange(x, "b n d -> b d n").contiguous()
+    ordered, order = in_order or ascending(x)
     top = torch.special.ndtri(torch.full((), 1 - 0.5 / n, dtype=torch.float64, device="cpu"))
     scores = top * torch.linspace(-1, 1, KNOTS, dtype=torch.float64, device="cpu")
     position = (torch.special.ndtr(scores) * n - 0.5).clamp(0, n - 1)
     below = position.floor().long()
     above, share = (below + 1).clamp(max=n - 1).to(x.device), (position - below).to(x)
-    ordered = columns.sort(-1).values
     knots = torch.lerp(ordered[..., below.to(x.device)], ordered[..., above], share)
-
-    def place(right: bool) -> Tensor:
-        """Position among the knots, counted in knots; ties fall on the first or the last knot they span."""
-        index = torch.searchsorted(knots.detach(), columns.detach(), right=right)
-        upper = index.clamp(1, KNOTS - 1)
-        start, gap = knots.gather(-1, upper - 1), knots.gather(-1, upper)
-        gap = gap - start
-        tied = gap < TIED
-        # no gradient across ties: a slope of 1/0 would drown every other
-        fraction = torch.where(tied, 0.0, (columns - start) / torch.where(tied, 1.0, gap))
-        return torch.where(index == KNOTS, KNOTS - 1.0, upper - 1 + fraction)
-
-    # where no values are tied, nor knots, both are the same, and so are their gradients
-    apart = may_look(x) and bool((ordered.diff() > 0).all() & (knots.detach().diff() >= TIED).all())
-    ends = (False,) if apart else (False, True)
-    middle = sum(place(end) for end in ends) / len(ends)
+    if may_look(x) and bool((ordered.diff() > 0).all() & (knots.detach().diff() >= TIED).all()):
+        # where no values are tied, nor knots, a value of this rank lies between these knots, and nothing is searched
+        upper = torch.searchsorted(position + 1e-6, torch.arange(n, device="cpu").double()).clamp(1, KNOTS - 1)
+        start, gap = knots[..., upper - 1], knots.diff()[..., upper - 1]
+        middle = torch.zeros_like(ordered).scatter(-1, order, upper - 1 + (ordered - start) / gap)
+    else:
+        columns = rearrange(x, "b n d -> b d n").contiguous()
+        middle = (_place(columns, knots, right=False) + _place(columns, knots, right=True)) / 2
     return rearrange(top.to(x) * (2 / (KNOTS - 1) * middle - 1), "b d n -> b n d")
+
+
+def _place(columns: Tensor, knots: Tensor, right: bool) -> Tensor:
+    """Position among the knots (b, d, KNOTS), counted in knots; ties fall on the first or the last knot they span."""
+    index = torch.searchsorted(knots.detach(), columns.detach(), right=right)
+    upper = index.clamp(1, KNOTS - 1)
+    start, gap = knots.gather(-1, upper - 1), knots.gather(-1, upper)
+    gap = gap - start
+    tied = gap < TIED
+    # no gradient across ties: a slope of 1/0 would drown every other
+    fraction = torch.where(tied, 0.0, (columns - start) / torch.where(tied, 1.0, gap))
+    return torch.where(index == KNOTS, KNOTS - 1.0, upper - 1 + fraction)
 
 
 def standard_score(z: Tensor) -> Tensor:

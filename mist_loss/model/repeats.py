@@ -15,7 +15,7 @@ MULTIPLIER = 0x9E3779B97F4A7C15  # odd; its powers mix the features of a row int
 
 
 @torch.no_grad()
-def repeat_summary(x: Tensor, y: Tensor) -> Tensor:
+def repeat_summary(x: Tensor, y: Tensor, of_x: tuple[Tensor, Tensor], of_y: tuple[Tensor, Tensor]) -> Tensor:
     """Repeated values of features, repeated rows, and rows that repeat on both sides at once.
 
     Of each feature the chance that two rows agree (the exponential of minus Renyi's entropy of order 2) and the share
@@ -25,18 +25,21 @@ def repeat_summary(x: Tensor, y: Tensor) -> Tensor:
     Args:
         x: (b, n, dx).
         y: (b, n, dy).
+        of_x: what ``repeats`` gives of the features of x, (b, dx) each.
+        of_y: (b, dy).
 
     Returns:
         (b, 14), all between 0 and about 4.
     """
     n = x.shape[1]
     sides = []
-    for side in (x, y):
-        agree, top = repeats(side.mT)
+    for agree, top in (of_x, of_y):
         agree = agree**0.25  # a few values and a hundred should both be told from none
         sides.append(torch.stack([agree.mean(1), agree.amax(1), agree.amin(1), top.mean(1), top.amax(1)], dim=1))
     codes = row_codes(x), row_codes(y)
-    rows = [repeats(code)[0].to(x.dtype) for code in (*codes, codes[0] + MULTIPLIER_OF_PAIRS * codes[1])]
+    rows = [
+        repeats(code.sort(-1).values)[0].to(x.dtype) for code in (*codes, codes[0] + MULTIPLIER_OF_PAIRS * codes[1])
+    ]
     rare = 1 / n**2
     excess = torch.log((rows[2] + rare) / (rows[0] * rows[1] + rare)) / 4
     a, b = rows[0] ** 0.25, rows[1] ** 0.25
@@ -44,22 +47,22 @@ def repeat_summary(x: Tensor, y: Tensor) -> Tensor:
     return torch.cat([sides[0] + sides[1], (sides[0] - sides[1]).abs(), whole], dim=1)
 
 
-def repeats(values: Tensor) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def repeats(ordered: Tensor) -> tuple[Tensor, Tensor]:
     """The chance that two of n values agree, without bias, and the share of the commonest, 0 where none repeats.
 
     Args:
-        values: (..., n).
+        ordered: (..., n), ascending.
 
     Returns:
         Two of (...,), in float32 or the dtype of the values.
     """
-    n = values.shape[-1]
-    ordered = values.sort(-1).values
-    place = torch.arange(n, device=values.device)
+    n = ordered.shape[-1]
+    place = torch.arange(n, device=ordered.device)
     other = ordered[..., 1:] != ordered[..., :-1]
-    dtype = values.dtype if values.dtype.is_floating_point else torch.float32
-    if may_look(values) and other.all():  # as numbers do not repeat, in most samples
-        none = values.new_zeros(values.shape[:-1], dtype=dtype)
+    dtype = ordered.dtype if ordered.dtype.is_floating_point else torch.float32
+    if may_look(ordered) and other.all():  # as numbers do not repeat, in most samples
+        none = ordered.new_zeros(ordered.shape[:-1], dtype=dtype)
         return none, none
     first = F.pad(other, (1, 0), value=True)
     # how many equal values lie before each: summed over a run of c that is c (c - 1) / 2

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from mist_loss.model.balls import ball_summary
 from mist_loss.model.features import facing_features
-from mist_loss.model.frontend import Canonical, align, gaussianize, standard_score, standardize
+from mist_loss.model.frontend import Canonical, align, ascending, gaussianize, standard_score, standardize
 from mist_loss.model.independence import independent
 from mist_loss.model.intrinsic import intrinsic_summary
 from mist_loss.model.neighbours import near
 from mist_loss.model.normal import normal_summary
 from mist_loss.model.repeats import repeat_summary
+from mist_loss.model.repeats import repeats as repeats_of
 from mist_loss.model.sources import facing_sources
 
 PAIRS = 32  # facing pairs that become tokens
@@ -78,7 +79,8 @@ def summarize(
     """
     n, dx, dy = x.shape[1], x.shape[2], y.shape[2]
     x, y = standardize(x), standardize(y)
-    zx, zy = gaussianize(x), gaussianize(y)
+    in_order = ascending(x), ascending(y)
+    zx, zy = (gaussianize(*side) for side in zip((x, y), in_order, strict=True))
     linear = align(zx, zy, at_rest=True)
     quadratic = align(products(linear.u), products(linear.v))
     ways = [(linear.x, linear.y), (linear.y, linear.x)] if mixed_pairs else []
@@ -95,8 +97,9 @@ def summarize(
     if near_pairs:
         apart = near(linear, near_pairs)
         tokens = torch.cat([tokens, pair_tokens([Facing(apart.u, apart.v, apart.rho, NEAR)])], dim=1)
+    of_x, of_y = (repeats_of(side.values) for side in in_order)
     if feature_pairs:  # a call of its own, since it is of one row where nothing has levels
-        shown = Facing(*facing_features(x, y, zx, zy, feature_pairs), FEATURE)
+        shown = Facing(*facing_features(of_x[0], of_y[0], zx, zy, feature_pairs), FEATURE)
         tokens = torch.cat([tokens, pair_tokens([shown])], dim=1)
     gate = 1 / (1 + (n / (4 * (dx + dy))) ** 4)
     vector = torch.cat(
@@ -106,7 +109,7 @@ def summarize(
             radial_summary(linear, radial_rho),
             gate * frame_summary(x, y, zx, zy),
             shape_summary(x, min(n, max_rows), dx, dy),
-            *([repeat_summary(x, y)] if repeats else []),
+            *([repeat_summary(x, y, of_x, of_y)] if repeats else []),
             *([normal_summary(linear)] if normal else []),
             *([ball_summary(linear)] if balls else []),
             *([intrinsic_summary(zx, zy)] if intrinsic else []),
@@ -121,7 +124,7 @@ def products(u: Tensor) -> Tensor:
 
     Together they span the same space after any rotation of those coordinates, so nothing of the invariance is lost.
     """
-    head = 4 * torch.tanh(u[..., :QUADRATIC] / 4)
+    head = bounded(u[..., :QUADRATIC])
     i, j = torch.triu_indices(head.shape[-1], head.shape[-1], device=u.device)
     return head.index_select(-1, i) * head.index_select(-1, j)
 
@@ -236,12 +239,22 @@ def shape_summary(x: Tensor, n: int, dx: int, dy: int) -> Tensor:
 
 
 def basis(t: Tensor) -> list[Tensor]:
-    """Eight functions of a coordinate of about unit variance."""
-    c = 4 * torch.tanh(t / 4)  # bounded, so that a single row cannot own a mean
-    square = c * c
-    sin, cos = torch.sin(2 * c), torch.cos(2 * c)
-    second, third = (square - 1) / math.sqrt(2), (square - 3) * c / math.sqrt(6)
-    return [c, second, third, c.abs(), sin, cos, 2 * sin * cos, 2 * cos * cos - 1]
+    """Eight functions of a coordinate of about unit variance, every other one of ``even_functions``."""
+    c = bounded(t)
+    second, absolute, cos, cos_twice = even_functions(c)
+    sin = torch.sin(2 * c)
+    return [c, second, (c * c - 3) * c / math.sqrt(6), absolute, sin, cos, 2 * sin * cos, cos_twice]
+
+
+def even_functions(c: Tensor) -> list[Tensor]:
+    """Four functions that a coordinate and its negative share."""
+    cos = torch.cos(2 * c)
+    return [(c * c - 1) / math.sqrt(2), c.abs(), cos, 2 * cos * cos - 1]
+
+
+def bounded(t: Tensor) -> Tensor:
+    """A coordinate of about unit variance, bounded, so that a single row cannot own a mean."""
+    return 4 * torch.tanh(t / 4)
 
 
 class Facing(NamedTuple):
@@ -294,10 +307,10 @@ def pair_shapes(u: Tensor, v: Tensor, rho: Tensor) -> Tensor:
     mean_u, mean_v = fu.mean(3), fv.mean(3)
     gram = fu @ fv.mT / n - mean_u[..., :, None] * mean_v[..., None, :]
     even, odd = (gram + gram.mT) / 2, (gram - gram.mT) / 2
-    total = basis((u + v) / (2 + 2 * rho).clamp_min(1e-3).sqrt()[..., None])
-    difference = basis((u - v) / (2 - 2 * rho).clamp_min(1e-3).sqrt()[..., None])
-    along = torch.stack([torch.ones_like(u), *total[1:6:2]], dim=2)
-    across = torch.stack(difference[1::2], dim=2)
+    total = even_functions(bounded((u + v) / (2 + 2 * rho).clamp_min(1e-3).sqrt()[..., None]))
+    difference = even_functions(bounded((u - v) / (2 - 2 * rho).clamp_min(1e-3).sqrt()[..., None]))
+    along = torch.stack([torch.ones_like(u), *total[:3]], dim=2)
+    across = torch.stack(difference, dim=2)
     band = along @ across.mT / n
     i, j = torch.triu_indices(8, 8, device=u.device)
     parts = [

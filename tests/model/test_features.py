@@ -4,14 +4,16 @@ import pytest
 import torch
 
 from mist_loss.model.features import facing_features
-from mist_loss.model.frontend import gaussianize, standardize
+from mist_loss.model.frontend import ascending, gaussianize, standardize
 from mist_loss.model.network import MIST, MISTConfig
+from mist_loss.model.repeats import repeats
 from mist_loss.model.statistics import summarize
 
 
 def facing(x, y, pairs=8):
     x, y = standardize(x), standardize(y)
-    return facing_features(x, y, gaussianize(x), gaussianize(y), pairs)
+    agree_x, agree_y = (repeats(ascending(side).values)[0] for side in (x, y))
+    return facing_features(agree_x, agree_y, gaussianize(x), gaussianize(y), pairs)
 
 
 def rounded(sets=3, n=400, d=4, strength=0.9):
