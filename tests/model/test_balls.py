@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mist_loss.model.balls import BALLS, CENTRES, MIDDLE, NEIGHBOURS, ball_summary, centres
+from mist_loss.model.balls import BALLS, CENTRES, MIDDLE, NEAR, NEIGHBOURS, TIED, ball_summary, centres, neighbours
 from mist_loss.model.frontend import align, gaussianize, standardize
 
 
@@ -57,6 +57,27 @@ def test_ties_survive_rounding(x):
     turn = torch.linalg.qr(torch.randn(2, 2, generator=torch.Generator().manual_seed(0)))[0]
     linear = align(levels, levels)
     torch.testing.assert_close(ball_summary(align(levels @ turn, levels)), ball_summary(linear), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("d", [1, 3, 20])
+def test_counts_are_those_of_distances_one_by_one(d):
+    """Also next to rows that come again, and of numbers that lie closer than float32 multiplies."""
+    generator = torch.Generator().manual_seed(0)
+    which = torch.randint(2, 3000, (2, 4000), generator=generator)
+    x, y = (10 * torch.randn(3000, k, generator=generator)[which] for k in (d, 1))
+    here = centres(x, y)
+    apart = [
+        (side.take_along_dim(here[..., None], 1)[:, :, None].double() - side[:, None]).norm(dim=3) for side in (x, y)
+    ]
+    far = torch.maximum(*apart)
+    found = neighbours(x, y)
+    for i, k in enumerate(NEIGHBOURS):
+        radius = far.kthvalue(k + 1, dim=2, keepdim=True).values * (1 + NEAR) + TIED
+        torch.testing.assert_close(found.radius[i].double(), radius, atol=1e-6, rtol=1e-6)
+        for counts, distances in zip(found[1:], (far, *apart), strict=True):
+            inside = (distances <= radius).sum(2) - 1
+            wrong = (counts[i] - torch.digamma(inside.float())).abs() > 1e-4
+            assert wrong.float().mean() < 0.01  # a distance next to the radius may be rounded to either side of it
 
 
 @pytest.mark.parametrize(("rows", "dx", "dy"), [(4, 1, 1), (5, 3, 1), (10, 40, 30), (3000, 2, 64)])
