@@ -245,8 +245,9 @@ def _strong(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
     if chance(0.5):
         x, y, mi = families.canonical_normal(rho, n, pairs, pairs)
     else:
-        noise = choice(list(_DEVIATIONS))
-        x, y, mi = functions.noisy_function("line", noise, (rho**-2 - 1).sqrt() / _DEVIATIONS[noise], n)
+        noise = choice([name for name in functions.NOISES if name != "normal"])
+        scale = (rho**-2 - 1).sqrt() / functions.NOISES[noise].deviation
+        x, y, mi = functions.noisy_function("line", noise, scale, n)
     x, y = (_beside_noise(t, d) for t, d in ((x, dx), (y, dy)))
     if chance(0.4):
         return carry(Problem(x, y, mi))
@@ -256,8 +257,6 @@ def _strong(b: int, n: int, dx: int, dy: int, device: torch.device) -> Problem:
 
 
 LATENT = 16  # variables behind the codes of a network, at most
-
-_DEVIATIONS = {"laplace": math.sqrt(2), "uniform": 1 / math.sqrt(12), "exponential": 1.0}  # of functions.NOISES
 
 
 def _shown_by(n: int, each: int) -> int:

@@ -5,6 +5,7 @@ I(g; y) = h(y) - h(s e), and the density of y is that of f(g) convolved with the
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,13 +46,26 @@ def _normal_noise(shape: torch.Size, device: torch.device) -> Tensor:
     return torch.randn(shape, device=device)
 
 
-# name -> sampler, distribution function, entropy in nats, and how far it reaches to the left and to the right
-NOISES: dict[str, tuple[Callable[[torch.Size, torch.device], Tensor], Callable[[Tensor], Tensor], float, float, float]]
+class Noise(NamedTuple):
+    """A distribution of noise.
+
+    sample: of a shape, on a device; cdf: distribution function; entropy: in nats; left, right: how far it reaches;
+    deviation: standard deviation.
+    """
+
+    sample: Callable[[torch.Size, torch.device], Tensor]
+    cdf: Callable[[Tensor], Tensor]
+    entropy: float
+    left: float
+    right: float
+    deviation: float
+
+
 NOISES = {
-    "normal": (_normal_noise, _normal_cdf, 0.5 * math.log(2 * math.pi * math.e), 7, 7),
-    "laplace": (_laplace_noise, _laplace_cdf, 1 + math.log(2), 16, 16),
-    "uniform": (_uniform_noise, _uniform_cdf, 0.0, 0.5, 0.5),
-    "exponential": (_exponential_noise, _exponential_cdf, 1.0, 0, 16),
+    "normal": Noise(_normal_noise, _normal_cdf, 0.5 * math.log(2 * math.pi * math.e), 7, 7, 1.0),
+    "laplace": Noise(_laplace_noise, _laplace_cdf, 1 + math.log(2), 16, 16, math.sqrt(2)),
+    "uniform": Noise(_uniform_noise, _uniform_cdf, 0.0, 0.5, 0.5, 1 / math.sqrt(12)),
+    "exponential": Noise(_exponential_noise, _exponential_cdf, 1.0, 0, 16, 1.0),
 }
 
 
@@ -148,7 +162,7 @@ def noisy_mi(centres: Tensor, chances: Tensor, scale: Tensor, noise: str, cells:
     Returns:
         (s,) float64.
     """
-    _, cdf, entropy, left, right = NOISES[noise]
+    _, cdf, entropy, left, right, _ = NOISES[noise]
     c, s = centres.double(), scale.double()[:, None]
     low, high = c.amin(1, keepdim=True) - left * s, c.amax(1, keepdim=True) + right * s
     step = (high - low) / (cells - 3)
@@ -205,7 +219,7 @@ def noisy_function(function: str, noise: str, scale: Tensor, n: int, inputs: int
     values = ((values - mean) / deviation).mT  # (b, m, k)
     scale = torch.maximum(scale, (values.amax(2) - values.amin(2)) / 400)
     mi = noisy_mi(values.flatten(0, 1), chances, scale.flatten(), noise).reshape(b, m).sum(1)
-    y = (f(g, shape) - mean) / deviation + scale[:, None] * NOISES[noise][0](torch.Size((b, n, m)), device)
+    y = (f(g, shape) - mean) / deviation + scale[:, None] * NOISES[noise].sample(torch.Size((b, n, m)), device)
     return Problem(g.flatten(2), y, mi.float())
 
 

@@ -43,8 +43,9 @@ def test_exponential_plus_exponential():
 @pytest.mark.parametrize("noise", list(functions.NOISES))
 def test_noise_has_its_entropy_and_its_distribution(noise):
     torch.manual_seed(0)
-    sample, cdf, entropy, left, right = functions.NOISES[noise]
+    sample, cdf, entropy, left, right, deviation = functions.NOISES[noise]
     rows = sample(torch.Size((200_000,)), torch.device("cpu")).sort().values
+    assert rows.std().item() == pytest.approx(deviation, rel=0.01)
     even = (torch.arange(200_000) + 0.5) / 200_000
     assert (cdf(rows) - even).abs().max() < 0.005
     assert cdf(torch.tensor(-left - 1e-9)) < 1e-6
@@ -68,7 +69,7 @@ def test_against_the_histogram_of_many_rows(function, noise):
     chance = torch.histc(y, bins, low, high).double() / n
     entropy = -torch.special.xlogy(chance, chance).sum().item() + math.log((high - low) / bins)
     entropy += (chance > 0).sum().item() / (2 * n)
-    assert mi.item() == pytest.approx(entropy - functions.NOISES[noise][2] - math.log(0.3), abs=0.02)
+    assert mi.item() == pytest.approx(entropy - functions.NOISES[noise].entropy - math.log(0.3), abs=0.02)
 
 
 def test_pairs_add_up_and_are_of_one_scale():
