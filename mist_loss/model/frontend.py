@@ -82,7 +82,8 @@ def gaussianize(x: Tensor, in_order: torch.return_types.sort | None = None) -> T
     above, share = (below + 1).clamp(max=n - 1).to(x.device), (position - below).to(x)
     knots = torch.lerp(ordered[..., below.to(x.device)], ordered[..., above], share)
     if may_look(x) and bool((ordered.diff() > 0).all() & (knots.detach().diff() >= TIED).all()):
-        # where no values are tied, nor knots, a value of this rank lies between these knots, and nothing is searched
+        # Where no values are tied, nor knots, a value of this rank lies between these knots, and nothing is searched.
+        # A value on a knot counts as below it, as where it is searched, whatever rounding did to the knot's position.
         upper = torch.searchsorted(position + 1e-6, torch.arange(n, device="cpu").double()).clamp(1, KNOTS - 1)
         start, gap = knots[..., upper - 1], knots.diff()[..., upper - 1]
         middle = torch.zeros_like(ordered).scatter(-1, order, upper - 1 + (ordered - start) / gap)
