@@ -48,7 +48,7 @@ def ball_summary(linear: Canonical) -> Tensor:
 def in_parts(summary: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
     """What a summary gives of x (b, n, dx) and y (b, n, dy), of a few sets at a time on a CPU.
 
-    Distances that leave the cache take four times as long.
+    Distances that leave the cache, or need fresh memory every time, take longer.
     """
     sets, n = len(x), x.shape[1]
     if x.device.type == "cpu":
@@ -109,7 +109,7 @@ def estimates(found: Neighbours, n: int) -> Tensor:
 
 
 def _squares(side: Tensor, here: Tensor) -> Tensor:
-    """(b, c, n) squared distances: by inner products, in float32 of which ties would be lost to rounding."""
+    """(b, c, n) squared distances: by inner products, in float32 of which near rows and ties would be rounding."""
     own, dtype = take(side, here), side.dtype
     if side.device.type == "mps":  # has no float64
         return torch.cdist(own, side, compute_mode="donot_use_mm_for_euclid_dist").square()

@@ -52,22 +52,30 @@ def test_rotations_and_the_order_of_rows_and_sides_change_nothing():
 
 
 def test_ties_survive_rounding(x):
-    """Levels, moved by what float32 leaves of them after a rotation, count as equal."""
+    """Levels that rounding has moved count as equal."""
     levels = torch.cat([x.round(), x.roll(3, 1).round()], dim=2)[:, :CENTRES]
-    turn = torch.linalg.qr(torch.randn(2, 2, generator=torch.Generator().manual_seed(0)))[0]
     linear = align(levels, levels)
-    torch.testing.assert_close(ball_summary(align(levels @ turn, levels)), ball_summary(linear), atol=1e-3, rtol=0)
+    moved_x, moved_y = (
+        side + 3e-7 * torch.randn(side.shape, generator=torch.Generator().manual_seed(1)) for side in linear[3:5]
+    )
+    found = ball_summary(linear._replace(x=moved_x, y=moved_y))
+    torch.testing.assert_close(found, ball_summary(linear), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("d", [1, 3, 20])
 def test_counts_are_those_of_distances_one_by_one(d):
     """Also next to rows that come again, and of numbers that lie closer than float32 multiplies."""
     generator = torch.Generator().manual_seed(0)
-    which = torch.randint(2, 3000, (2, 4000), generator=generator)
+    which = torch.randint(3000, (2, 4000), generator=generator)
     x, y = (10 * torch.randn(3000, k, generator=generator)[which] for k in (d, 1))
     here = centres(x, y)
     apart = [
-        (side.take_along_dim(here[..., None], 1)[:, :, None].double() - side[:, None]).norm(dim=3) for side in (x, y)
+        torch.cdist(
+            side.take_along_dim(here[..., None], 1).double(),
+            side.double(),
+            compute_mode="donot_use_mm_for_euclid_dist",
+        )
+        for side in (x, y)
     ]
     far = torch.maximum(*apart)
     found = neighbours(x, y)
